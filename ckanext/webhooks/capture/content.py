@@ -1,0 +1,73 @@
+"""What a dataset looks like: the dict that ``package_show`` gives, as JSON.
+
+CKAN builds it for Solr in most write paths, and ``before_dataset_index``
+hands it over; building it again would cost 10 ms and more. Where it was not
+built, it is built here by the same steps, so that both are the same text.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import ckan.plugins.toolkit as tk
+import flask
+from ckan import logic, model
+from ckan.lib import plugins as lib_plugins
+from ckan.lib.navl.dictization_functions import MissingNullEncoder
+
+from . import touched
+
+
+def keep_built(index_dict: dict[str, Any]) -> None:
+    """Keep the dict that CKAN built for Solr, where it shows this transaction.
+
+    A search-index rebuild passes here too, with datasets nobody touched.
+    """
+    datasets = touched.current(model.Session()).datasets
+    dataset = datasets.get(index_dict["id"])
+    if dataset is not None:
+        dataset.built = index_dict.get("validated_data_dict")
+
+
+def dataset_dict(package_id: str, built: str | None) -> dict[str, Any]:
+    """Give the dataset as anyone who may read it gets it from ``package_show``.
+
+    :param built: what CKAN built of it, if it did
+    """
+    text = built or json.dumps(_show(package_id), cls=MissingNullEncoder)
+    dataset: dict[str, Any] = json.loads(text)
+    return _in_default_locale(dataset)
+
+
+def _show(package_id: str) -> dict[str, Any]:
+    """Build the dict by the steps of CKAN's search index."""
+    if hasattr(logic, "package_show_default_and_custom_schemas"):  # CKAN 2.12
+        shown: dict[str, Any] = logic.package_show_default_and_custom_schemas({}, package_id)[1]
+        return shown
+    context: Any = {"ignore_auth": True, "validate": False, "use_cache": False, "model": model}
+    dataset = tk.get_action("package_show")(context, {"id": package_id})
+    dataset.pop("tracking_summary", None)
+    plugin = lib_plugins.lookup_package_plugin(dataset["type"])
+    show_context: Any = {"model": model, "session": model.Session}
+    validated, _errors = lib_plugins.plugin_validate(
+        plugin, show_context, dataset, plugin.show_package_schema(), "package_show"
+    )
+    return dict(validated)
+
+
+def _in_default_locale(dataset: dict[str, Any]) -> dict[str, Any]:
+    """Undo the editor's language in the URLs of uploads (``/de/dataset/…``)."""
+    if not flask.has_request_context() or tk.request.environ.get("CKAN_LANG_IS_DEFAULT", True):
+        return dataset
+    for resource in dataset.get("resources", []):
+        if resource.get("url_type") == "upload":
+            resource["url"] = tk.h.url_for(
+                f"{dataset.get('type') or 'dataset'}_resource.download",
+                id=dataset["id"],
+                resource_id=resource["id"],
+                filename=resource["url"].rsplit("/", 1)[-1],
+                qualified=True,
+                locale="default",
+            )
+    return dataset

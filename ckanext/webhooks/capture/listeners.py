@@ -1,0 +1,131 @@
+"""When capture acts: the events of SQLAlchemy's session.
+
+They are registered after CKAN's own (in ``IConfigurable.configure``), and for
+both of its session factories. CKAN calls no plugin method for several ways
+in which datasets change (purge, a move to another organization, code on the
+model itself), but all of them are flushed by the session.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from typing import Any
+
+import ckan.plugins as p
+from ckan.model import meta
+from psycopg2 import errorcodes
+from sqlalchemy import event
+
+from .. import queue
+from ..model.base import HOW_TO_MIGRATE
+from . import record, touched
+
+log = logging.getLogger(__name__)
+
+# Said once in a process: without the tables, every save says the same.
+_said_missing_tables = False
+
+
+def listen() -> None:
+    """Hear CKAN's sessions. May be called again: each event is heard once."""
+    for target in (meta.Session, meta.create_local_session):
+        for name, listener in (
+            ("before_flush", before_flush),
+            ("after_flush", after_flush),
+            ("before_commit", before_commit),
+            ("after_commit", after_commit),
+            ("after_soft_rollback", after_soft_rollback),
+        ):
+            if not event.contains(target, name, listener):
+                event.listen(target, name, listener)
+
+
+def _is_loaded() -> bool:
+    # A plugin may be unloaded again (tests do); listeners cannot.
+    return p.plugin_loaded("webhooks")
+
+
+def before_flush(session: Any, flush_context: Any, instances: Any) -> None:
+    if not _is_loaded():
+        return
+    try:
+        touched.note_flush(session)
+    except Exception:
+        _log_failure("what is being saved could not be looked at")
+
+
+def after_flush(session: Any, flush_context: Any) -> None:
+    """Capture what another plugin flushes after our turn in before_commit."""
+    if _is_loaded() and touched.current(session).recorded:
+        _record(session)
+
+
+def before_commit(session: Any) -> None:
+    """Write the event rows, at the real commit and not at a savepoint's.
+
+    CKAN 2.12 releases a savepoint within package_update, and SQLAlchemy fires
+    the commit events there too; a row written there would be written twice.
+    Whatever goes wrong is logged, and the save goes on: CKAN 2.12 lets an
+    exception from here break it.
+    """
+    if not _is_loaded() or session.in_nested_transaction():
+        return
+    # Code on the model may commit with nothing flushed yet.
+    session.flush()
+    _record(session)
+    touched.current(session).recorded = True
+
+
+def after_commit(session: Any) -> None:
+    if not _is_loaded() or session.in_nested_transaction():
+        return
+    ended = touched.forget(session)
+    if ended is not None and ended.wrote:
+        queue.nudge()
+
+
+def after_soft_rollback(session: Any, previous_transaction: Any) -> None:
+    if previous_transaction.nested:
+        touched.forget_built(session)
+    else:
+        touched.forget(session)
+
+
+def _record(session: Any) -> None:
+    transaction = touched.current(session)
+    # In order, so that two transactions that lock the same datasets cannot
+    # wait for each other.
+    for dataset_id in sorted(transaction.datasets):
+        try:
+            if record.record(session, dataset_id, transaction.datasets[dataset_id]):
+                transaction.wrote = True
+        except Exception as error:
+            if _is_missing_table(error):
+                _log_missing_tables()
+                return
+            _log_failure(f"the change of dataset {dataset_id} was not captured")
+
+
+def _is_missing_table(error: Exception) -> bool:
+    original = getattr(error, "orig", None)
+    return getattr(original, "pgcode", None) == errorcodes.UNDEFINED_TABLE
+
+
+def _log_missing_tables() -> None:
+    global _said_missing_tables
+    if not _said_missing_tables:
+        _said_missing_tables = True
+        log.error(
+            "webhooks: the tables are missing, so no change is told to anybody: %s",
+            HOW_TO_MIGRATE,
+        )
+
+
+def _log_failure(what: str) -> None:
+    log.exception(
+        "webhooks [%s]: %s; the save itself goes through. Please report this with the"
+        " lines below.",
+        uuid.uuid4(),
+        what,
+    )

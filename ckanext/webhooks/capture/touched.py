@@ -1,0 +1,141 @@
+"""What one transaction touched, kept on the session until it ends.
+
+It may name too much (a savepoint that was rolled back leaves its names here)
+but never too little: whether something really differs is for ``record``,
+which compares with the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from ckan import model
+
+_KEY = "ckanext.webhooks"
+
+
+@dataclass
+class Touched:
+    """One dataset that this transaction touched.
+
+    :ivar created: its row was added in this transaction
+    :ivar before: the Package's columns as they were, for a dataset that the
+        log does not know yet
+    :ivar resources: resource id → created, updated or deleted, likewise
+    :ivar built: the dict that CKAN built for Solr after the last flush, as
+        JSON; None where it built none
+    """
+
+    created: bool = False
+    before: dict[str, Any] | None = None
+    resources: dict[str, str] = field(default_factory=dict)
+    built: str | None = None
+
+
+@dataclass
+class Transaction:
+    """What this extension knows of the session's current transaction.
+
+    :ivar datasets: by id
+    :ivar recorded: capture has run; what is flushed now is yet to be captured
+    :ivar wrote: a row was written, so that there is something to nudge for
+    """
+
+    datasets: dict[str, Touched] = field(default_factory=dict)
+    recorded: bool = False
+    wrote: bool = False
+
+    def dataset(self, id_: str) -> Touched:
+        return self.datasets.setdefault(id_, Touched())
+
+
+def current(session: Any) -> Transaction:
+    found: Transaction = session.info.setdefault(_KEY, Transaction())
+    return found
+
+
+def forget(session: Any) -> Transaction | None:
+    """End the record of the current transaction, and give it."""
+    found: Transaction | None = session.info.pop(_KEY, None)
+    return found
+
+
+def forget_built(session: Any) -> None:
+    """Distrust the dicts that CKAN built: what they show was rolled back."""
+    for touched in current(session).datasets.values():
+        touched.built = None
+
+
+def note_flush(session: Any) -> None:
+    """Note the datasets of everything that is about to be flushed."""
+    for instance in session.new:
+        _note(session, instance, "created")
+    for instance in session.deleted:
+        _note(session, instance, "deleted")
+    for instance in session.dirty:
+        if _datasets_of(instance) and session.is_modified(instance):
+            _note(session, instance, "updated")
+
+
+def _note(session: Any, instance: Any, operation: str) -> None:
+    for dataset_id in _datasets_of(instance):
+        touched = current(session).dataset(dataset_id)
+        touched.built = None
+        if isinstance(instance, model.Package):
+            _note_package(touched, instance, operation)
+        elif isinstance(instance, model.Resource):
+            _note_resource(touched, instance, operation)
+
+
+def _note_package(touched: Touched, package: model.Package, operation: str) -> None:
+    if operation == "created":
+        touched.created = True
+    elif touched.before is None:
+        touched.before = dict(_columns_before(package))
+
+
+def _note_resource(touched: Touched, resource: model.Resource, operation: str) -> None:
+    if resource.id is None:
+        resource.id = model.types.make_uuid()
+    if operation == "updated" and resource.state == model.State.DELETED:
+        operation = "deleted"
+    if touched.resources.get(resource.id) == "created" and operation == "updated":
+        return
+    touched.resources[resource.id] = operation
+
+
+def _columns_before(instance: Any) -> Iterator[tuple[str, Any]]:
+    state = sa.inspect(instance)
+    for column in state.mapper.column_attrs:
+        history = state.attrs[column.key].history
+        value = history.deleted[0] if history.deleted else getattr(instance, column.key)
+        yield column.key, value
+
+
+def _datasets_of(instance: Any) -> list[str]:
+    """Give the ids of the datasets whose content a mapped object is part of."""
+    if isinstance(instance, model.Package):
+        if instance.id is None:
+            # The default would give one only while flushing.
+            instance.id = model.types.make_uuid()
+        return [instance.id]
+    if isinstance(instance, model.Resource):
+        history = sa.inspect(instance).attrs.package_id.history
+        package = getattr(instance, "package", None)
+        ids = {*(history.deleted or ()), instance.package_id or getattr(package, "id", None)}
+        return sorted(id_ for id_ in ids if id_)
+    if isinstance(instance, model.Member):
+        return [instance.table_id] if instance.table_name == "package" else []
+    if isinstance(instance, _PARTS):
+        id_ = instance.package_id or getattr(getattr(instance, "package", None), "id", None)
+        return [id_] if id_ else []
+    return []
+
+
+# CKAN 2.12 has the extras in a column of the package itself.
+_PARTS: tuple[type, ...] = tuple(
+    getattr(model, name) for name in ("PackageTag", "PackageExtra") if hasattr(model, name)
+)

@@ -1,0 +1,107 @@
+"""``ckan webhooks …``"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any
+
+import click
+from ckan import model as ckan_model
+
+from . import config, encryption, tasks
+from .model import Webhook, missing_tables
+from .model.base import HOW_TO_MIGRATE
+
+
+def get_commands() -> list[click.Command]:
+    return [webhooks]
+
+
+@click.group(short_help="Signed webhooks for dataset and resource changes.")
+def webhooks() -> None:
+    """Signed webhooks for dataset and resource changes."""
+
+
+@webhooks.command()
+@click.option("--concurrency", default=2, show_default=True, help="Tasks run at once.")
+@click.option("--loglevel", default="INFO", show_default=True)
+def worker(concurrency: int, loglevel: str) -> None:
+    """Run a Celery worker: it delivers at once, and needs nothing beside it.
+
+    Any number of workers may run, on any number of machines.
+    """
+    _require_tables()
+    from .worker import app
+
+    app.worker_main(
+        [
+            "worker",
+            f"--concurrency={concurrency}",
+            f"--loglevel={loglevel}",
+            # Workers need not know of each other: the tables say what is taken.
+            "--without-gossip",
+            "--without-mingle",
+            "--without-heartbeat",
+        ]
+    )
+
+
+@webhooks.command()
+@click.option("--forever", is_flag=True, help="Go on, looking once a second.")
+def deliver(forever: bool) -> None:
+    """Do a worker's work without Celery: deliver what is due, then end.
+
+    May run beside workers.
+    """
+    _require_tables()
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    if forever:
+        tasks.tick_until(stopped)
+    else:
+        made = tasks.work_once(stopped.is_set)
+        click.echo(f"{made} attempts")
+
+
+@webhooks.command()
+def rekey() -> None:
+    """Write every stored secret with the first of ckanext.webhooks.secret_keys.
+
+    Run it after a new key was put first; the old one can go afterwards.
+    """
+    _require_tables()
+    keys = config.secret_keys()
+    unreadable = 0
+    hooks = ckan_model.Session.query(Webhook).order_by(Webhook.id).all()
+    with click.progressbar(hooks, label="Webhooks") as bar:
+        for hook in bar:
+            unreadable += not _rekey(hook, keys)
+    ckan_model.Session.commit()
+    click.echo(f"{len(hooks) - unreadable} webhooks written with the first key")
+    if unreadable:
+        raise click.ClickException(
+            f"{unreadable} webhooks are written with a key that is not listed: add the old key"
+            " at the end of ckanext.webhooks.secret_keys and run this again"
+        )
+
+
+def _rekey(hook: Any, keys: list[str]) -> bool:
+    """Write one webhook's secrets anew; False where they cannot be read."""
+    try:
+        for name in ("secret", "previous_secret", "headers"):
+            token = getattr(hook, name)
+            if token is not None:
+                setattr(hook, name, encryption.reencrypt(token, keys))
+    except encryption.UnreadableSecret as error:
+        click.secho(f"{hook.id}: {error}", fg="red", err=True)
+        return False
+    return True
+
+
+def _require_tables() -> None:
+    if missing_tables():
+        raise click.ClickException(
+            f"The tables of the webhooks plugin are missing: {HOW_TO_MIGRATE}"
+        )

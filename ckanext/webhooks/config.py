@@ -1,0 +1,85 @@
+"""The only reader of CKAN's configuration.
+
+Options, defaults and their reasons are declared in config_declaration.yaml.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import ckan.plugins.toolkit as tk
+
+from . import encryption
+
+log = logging.getLogger(__name__)
+
+MINIMUM_AUTH = ("none", "editor", "admin", "sysadmin")
+
+
+def minimum_auth() -> str:
+    """Give the role a user needs to create webhooks, as it was written."""
+    return str(tk.config["ckanext.webhooks.minimum_auth"]).strip().lower()
+
+
+def site_url() -> str:
+    return str(tk.config["ckan.site_url"])
+
+
+def site_id() -> str:
+    return str(tk.config["ckan.site_id"])
+
+
+def exclude_types() -> frozenset[str]:
+    return frozenset(tk.config["ckanext.webhooks.exclude_types"])
+
+
+def allowed_networks() -> list[str]:
+    return list(tk.config["ckanext.webhooks.allowed_networks"])
+
+
+def broker_url() -> str:
+    """Give the URL of Celery's broker: an own one, or CKAN's Redis."""
+    return str(tk.config["ckanext.webhooks.broker_url"] or tk.config["ckan.redis.url"])
+
+
+def timeout() -> float:
+    """Give the seconds that one attempt may take, from resolving to the last byte."""
+    return float(tk.config["ckanext.webhooks.timeout"])
+
+
+def retry_schedule() -> list[float]:
+    """Give the seconds before each try; there are as many tries as entries."""
+    return [float(text) for text in tk.config["ckanext.webhooks.retry_schedule"]]
+
+
+def max_in_flight() -> int:
+    return int(tk.config["ckanext.webhooks.max_in_flight"])
+
+
+def max_in_flight_per_webhook() -> int:
+    return int(tk.config["ckanext.webhooks.max_in_flight_per_webhook"])
+
+
+def retention_days() -> int:
+    return int(tk.config["ckanext.webhooks.retention_days"])
+
+
+def secret_keys() -> list[str]:
+    """Give the Fernet keys for secrets at rest: the first writes, all read."""
+    keys = list(tk.config["ckanext.webhooks.secret_keys"])
+    if keys:
+        return keys
+    # CKAN 2.10 may have a beaker secret alone.
+    site_secret = tk.config.get("SECRET_KEY") or tk.config.get("beaker.session.secret")
+    return [encryption.derived_key(str(site_secret))]
+
+
+def report_mistakes() -> None:
+    """Log options whose values make no sense, when CKAN starts."""
+    if minimum_auth() not in MINIMUM_AUTH:
+        log.error(
+            "ckanext.webhooks.minimum_auth = %s is none of %s: until it is, only sysadmins"
+            " may create and change webhooks",
+            minimum_auth(),
+            ", ".join(MINIMUM_AUTH),
+        )

@@ -1,0 +1,208 @@
+"""Which addresses may be called: a decision, no I/O.
+
+A webhook lets a user make the portal send requests, so whatever is not on
+the public internet is refused unless the portal allows it. ``is_global`` of
+the standard library alone lets several of these through, and sees none that
+is hidden in an IPv6 transition address.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from typing import Union
+from urllib.parse import urlsplit
+
+IPAddress = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
+IPNetwork = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+
+# What browsers and servers accept; longer ones are a mistake or an attack.
+MAX_URL_LENGTH = 2048
+OPTION = "ckanext.webhooks.allowed_networks"
+
+# https://www.iana.org/assignments/iana-ipv4-special-registry and -ipv6-, and
+# addresses at which clouds answer their machines with credentials.
+_REFUSED: tuple[tuple[str, str], ...] = (
+    ("0.0.0.0/8", "this network"),
+    ("10.0.0.0/8", "private"),
+    ("100.64.0.0/10", "carrier-grade NAT"),
+    ("127.0.0.0/8", "loopback"),
+    ("168.63.129.16/32", "cloud metadata"),
+    ("169.254.0.0/16", "link-local"),
+    ("172.16.0.0/12", "private"),
+    ("192.0.0.0/24", "reserved"),
+    ("192.0.2.0/24", "documentation"),
+    ("192.31.196.0/24", "reserved"),
+    ("192.52.193.0/24", "reserved"),
+    ("192.88.99.0/24", "reserved"),
+    ("192.168.0.0/16", "private"),
+    ("192.175.48.0/24", "reserved"),
+    ("198.18.0.0/15", "benchmarking"),
+    ("198.51.100.0/24", "documentation"),
+    ("203.0.113.0/24", "documentation"),
+    ("224.0.0.0/4", "multicast"),
+    ("240.0.0.0/4", "reserved"),
+    ("::/128", "unspecified"),
+    ("::1/128", "loopback"),
+    ("100::/64", "discard-only"),
+    ("2001::/23", "reserved"),
+    ("2001:db8::/32", "documentation"),
+    ("2620:4f:8000::/48", "reserved"),
+    ("3fff::/20", "documentation"),
+    ("5f00::/16", "segment routing"),
+    ("fc00::/7", "private"),
+    ("fe80::/10", "link-local"),
+    ("fec0::/10", "site-local"),
+    ("ff00::/8", "multicast"),
+)
+_REFUSED_NETWORKS: tuple[tuple[IPNetwork, str], ...] = tuple(
+    (ipaddress.ip_network(text), why) for text, why in _REFUSED
+)
+_NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+_COMPATIBLE = ipaddress.ip_network("::/96")
+_UNICAST = ipaddress.ip_network("2000::/3")
+
+
+class RefusedAddress(ValueError):
+    """An address that may not be called; the text says why and what to do."""
+
+
+def check_url(url: str, allowed_networks: Iterable[str]) -> None:
+    """Check what can be known of a URL without resolving its name.
+
+    :param allowed_networks: CIDR networks that may be called although they
+        are not public
+    :raises RefusedAddress: the URL may not be registered or called
+    """
+    if len(url) > MAX_URL_LENGTH:
+        raise RefusedAddress(f"must not be longer than {MAX_URL_LENGTH} characters")
+    if any(c.isspace() or not c.isprintable() for c in url) or "\\" in url:
+        raise RefusedAddress("must not contain spaces, control characters or backslashes")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise RefusedAddress(f"is not a URL: {error}") from None
+    if parts.scheme not in ("http", "https"):
+        raise RefusedAddress("must be a URL that starts with http:// or https://")
+    if not host:
+        raise RefusedAddress("must name a host, as in https://example.com/callback")
+    if parts.username is not None or parts.password is not None:
+        raise RefusedAddress(
+            "must not hold a user name or password; send credentials in `headers` instead"
+        )
+    if port == 0:
+        raise RefusedAddress("must name a port from 1 to 65535")
+    _check_host(host, tuple(allowed_networks))
+
+
+def check_ip(ip: str, allowed_networks: Iterable[str]) -> None:
+    """Check one resolved address.
+
+    :param ip: as ``getaddrinfo`` gives it
+    :raises RefusedAddress: it is not public and not allowed
+    """
+    address = ipaddress.ip_address(ip.split("%", 1)[0])
+    why = refusal(address)
+    if why is None or _is_allowed(address, allowed_networks):
+        return
+    raise RefusedAddress(
+        f"{ip} is not a public address ({why}); the portal's operator may allow it by {OPTION}"
+    )
+
+
+def refusal(address: IPAddress) -> str | None:
+    """Say what is wrong with an address, or None.
+
+    IPv4 addresses within IPv6 ones are judged too.
+    """
+    for inner in (address, *embedded(address)):
+        for network, why in _REFUSED_NETWORKS:
+            if inner.version == network.version and inner in network:
+                return why
+    if address.version == 6 and not embedded(address) and address not in _UNICAST:
+        return "reserved"
+    return None
+
+
+def embedded(address: IPAddress) -> tuple[ipaddress.IPv4Address, ...]:
+    """Give the IPv4 addresses that an IPv6 address stands for.
+
+    IPv4-mapped and -compatible (RFC 4291), NAT64 (RFC 6052, RFC 8215), 6to4
+    (RFC 3056), Teredo (RFC 4380: server and client), ISATAP (RFC 5214).
+    """
+    if address.version == 4:
+        return ()
+    found: list[ipaddress.IPv4Address] = []
+    if address.ipv4_mapped:
+        found.append(address.ipv4_mapped)
+    if address.sixtofour:
+        found.append(address.sixtofour)
+    if address.teredo:
+        found.extend(address.teredo)
+    last = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    is_compatible = address in _COMPATIBLE and int(address) > 1
+    is_isatap = (int(address) >> 32) & 0xFFFFFFFF in (0x5EFE, 0x02005EFE)
+    if any(address in network for network in _NAT64) or is_compatible or is_isatap:
+        found.append(last)
+    return tuple(found)
+
+
+def _check_host(host: str, allowed_networks: tuple[str, ...]) -> None:
+    ip = _as_ip(host)
+    if ip is not None:
+        check_ip(str(ip), allowed_networks)
+        return
+    name = host.rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):  # RFC 6761, section 6.3
+        check_ip("127.0.0.1", allowed_networks)
+
+
+def _as_ip(host: str) -> IPAddress | None:
+    """Read a host that is an address in any spelling that a resolver accepts."""
+    text = host.rstrip(".")
+    try:
+        return ipaddress.ip_address(text.split("%", 1)[0])
+    except ValueError:
+        return _odd_ipv4(text)
+
+
+def _odd_ipv4(text: str) -> ipaddress.IPv4Address | None:
+    """Read ``127.1``, ``0x7f000001``, ``2130706433``, ``0177.0.0.1`` as inet_aton does."""
+    parts = text.split(".")
+    if not 1 <= len(parts) <= 4:
+        return None
+    numbers: list[int] = []
+    for part in parts:
+        number = _odd_number(part)
+        if number is None:
+            return None
+        numbers.append(number)
+    *high, low = numbers
+    if any(n > 255 for n in high) or low >= 256 ** (5 - len(numbers)):
+        return None
+    value = low
+    for index, number in enumerate(high):
+        value += number << (8 * (3 - index))
+    return ipaddress.IPv4Address(value)
+
+
+def _odd_number(text: str) -> int | None:
+    lowered = text.lower()
+    base = 16 if lowered.startswith("0x") else 8 if lowered.startswith("0") else 10
+    digits = lowered[2:] if base == 16 else lowered
+    if not digits.isascii() or not digits.isalnum():
+        return None
+    try:
+        return int(digits, base)
+    except ValueError:
+        return None
+
+
+def _is_allowed(address: IPAddress, allowed_networks: Iterable[str]) -> bool:
+    for text in allowed_networks:
+        network = ipaddress.ip_network(text, strict=False)
+        for candidate in (address, *embedded(address)):
+            if candidate.version == network.version and candidate in network:
+                return True
+    return False

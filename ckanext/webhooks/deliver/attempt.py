@@ -1,0 +1,62 @@
+"""The values that pass between the steps of a delivery."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+# What is kept of an answer: enough for an error message.
+KEPT_ANSWER_BYTES = 4 * 1024
+# What is read of it before the connection is closed.
+READ_ANSWER_BYTES = 16 * 1024
+
+
+@dataclass(frozen=True)
+class Request:
+    """One POST, ready to be sent.
+
+    :param url: as registered
+    :param headers: all that this software sets
+    :param body: the bytes that were signed
+    :param timeout: seconds for everything, from resolving to the last byte
+    :param allowed_networks: networks that may be called although not public
+    """
+
+    url: str
+    headers: dict[str, str]
+    body: bytes
+    timeout: float
+    allowed_networks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a request: an answer, or an error.
+
+    :param status: HTTP status; None where no answer came
+    :param error: what went wrong; None where an answer came
+    :param retry_after: the header of that name, as it was sent
+    :param answer: the first bytes of the body
+    :param dialled: the IP address that was connected to
+    :param duration: seconds
+    """
+
+    status: int | None = None
+    error: str | None = None
+    retry_after: str | None = None
+    answer: bytes = b""
+    dialled: str | None = None
+    duration: float = 0.0
+
+
+@dataclass(frozen=True)
+class Attempted:
+    """A claimed delivery with what its attempt came to.
+
+    :param delivery: the row as it was claimed; its ``due_at`` is the lease
+    :param sent_at: the signed time, seconds since 1970, by PostgreSQL's clock
+    """
+
+    delivery: Any
+    sent_at: int
+    outcome: Outcome

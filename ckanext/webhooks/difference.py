@@ -1,0 +1,137 @@
+"""What counts as a difference between two states of a dataset: no I/O.
+
+CKAN moves several values by itself (counts, positions, the titles of the
+organization); a change of these alone is told to nobody, and the same are
+left out wherever a mirror is compared with the catalogue.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+DATASET_IGNORED = frozenset(
+    {
+        "metadata_modified",
+        "num_resources",
+        "num_tags",
+        "tracking_summary",
+        "isopen",
+        "license_title",
+        "license_url",
+        "relationships_as_object",
+        "relationships_as_subject",
+    }
+)
+RESOURCE_IGNORED = frozenset(
+    {"metadata_modified", "position", "datastore_active", "tracking_summary"}
+)
+# Of a group or organization only what says which one it is.
+GROUP_KEPT = ("id", "name")
+
+
+def _group(group: Any) -> Any:
+    if not isinstance(group, dict):
+        return group
+    return {key: group.get(key) for key in GROUP_KEPT}
+
+
+def comparable_resource(resource: dict[str, Any]) -> dict[str, Any]:
+    """Give what counts of a resource dict."""
+    return {k: v for k, v in resource.items() if k not in RESOURCE_IGNORED}
+
+
+def comparable(dataset: dict[str, Any]) -> dict[str, Any]:
+    """Give what counts of a dataset dict as ``package_show`` has it.
+
+    The order of resources counts, that of groups and tags does not: CKAN
+    keeps none for them.
+    """
+    kept = {k: v for k, v in dataset.items() if k not in DATASET_IGNORED}
+    kept["organization"] = _group(kept.get("organization"))
+    kept["groups"] = sorted(
+        (_group(g) for g in kept.get("groups") or []),
+        key=lambda group: str(group.get("id")),
+    )
+    kept["tags"] = sorted(
+        kept.get("tags") or [],
+        key=lambda tag: (str(tag.get("vocabulary_id")), str(tag.get("name"))),
+    )
+    kept["resources"] = [comparable_resource(r) for r in kept.get("resources") or []]
+    return kept
+
+
+def digest(dataset: dict[str, Any]) -> str:
+    """Give a short text that differs where two datasets differ."""
+    text = json.dumps(comparable(dataset), sort_keys=True, default=str)
+    # 128 bits: two states of one dataset must not collide by accident.
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def changed_keys(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Name the top-level keys whose values differ, in order.
+
+    Both are given in their comparable form.
+    """
+    missing = object()
+    return sorted(
+        key
+        for key in before.keys() | after.keys()
+        if before.get(key, missing) != after.get(key, missing)
+    )
+
+
+@dataclass(frozen=True)
+class ResourceDifference:
+    """What one transaction made of one resource of a dataset.
+
+    :param id: of the resource
+    :param before: it was part of the dataset before
+    :param after: it is part of the dataset now
+    :param changed: top-level keys that differ; ``None`` where unknown
+    """
+
+    id: str
+    before: bool
+    after: bool
+    changed: list[str] | None
+
+
+def resource_differences(
+    before: list[dict[str, Any]], after: list[dict[str, Any]]
+) -> list[ResourceDifference]:
+    """Compare the resources of two states, those of the new state first.
+
+    Every resource of either state is named, also where nothing differs:
+    whether that matters depends on who could see the dataset.
+    """
+    old = {r["id"]: comparable_resource(r) for r in before}
+    new = {r["id"]: comparable_resource(r) for r in after}
+    found = [
+        ResourceDifference(
+            id_,
+            id_ in old,
+            True,
+            changed_keys(old[id_], resource) if id_ in old else [],
+        )
+        for id_, resource in new.items()
+    ]
+    found += [ResourceDifference(id_, True, False, []) for id_ in old if id_ not in new]
+    return found
+
+
+def facets(dataset: dict[str, Any]) -> dict[str, list[str]]:
+    """Give what the filters of a webhook are matched against.
+
+    ``dataset`` holds the id and then the name: a filter may give either.
+    """
+    organization = dataset.get("owner_org")
+    return {
+        "dataset": [dataset["id"], dataset["name"]],
+        "organization": [organization] if organization else [],
+        "group": sorted(g["id"] for g in dataset.get("groups") or []),
+        "tag": sorted(t["name"] for t in dataset.get("tags") or []),
+        "type": [dataset.get("type") or "dataset"],
+    }

@@ -1,0 +1,1 @@
+"""What users call: actions, who may call them, and what they take."""

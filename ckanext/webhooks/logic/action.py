@@ -1,0 +1,377 @@
+"""The ``webhook_*`` actions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import ckan.plugins.toolkit as tk
+import sqlalchemy as sa
+from ckan import model
+
+from .. import config, encryption, topics
+from ..model import Delivery, Status, Webhook, WebhookState
+from . import schema
+
+# Receivers have a day to take up a new secret; the old one signs until then.
+_OLD_SECRET_SIGNS_FOR = "24 hours"
+
+
+def actions() -> dict[str, Callable[..., Any]]:
+    return {
+        "webhook_create": webhook_create,
+        "webhook_show": webhook_show,
+        "webhook_list": webhook_list,
+        "webhook_update": webhook_update,
+        "webhook_patch": webhook_patch,
+        "webhook_delete": webhook_delete,
+        "webhook_secret_show": webhook_secret_show,
+        "webhook_secret_rotate": webhook_secret_rotate,
+        "webhook_topic_list": webhook_topic_list,
+    }
+
+
+def webhook_create(context: Any, data_dict: dict[str, Any]) -> str:
+    """Register an address to be called when datasets or resources change.
+
+    Its owner is the caller, and it is told what the caller may see. You must
+    have the role that ``ckanext.webhooks.minimum_auth`` asks for.
+
+    :param topic: what to be told of: a topic, or a list of them; see
+        :func:`webhook_topic_list`
+    :type topic: string or list of strings
+    :param address: the URL to call, ``http://`` or ``https://``
+    :type address: string
+    :param description: for yourself (optional)
+    :type description: string
+    :param filters: tell only of datasets that match all of these: any of
+        ``organization``, ``group``, ``dataset`` (each id or name), ``tag``
+        and ``type``, with a value or a list of values (optional)
+    :type filters: dictionary
+    :param format: how the body is laid out: ``classic`` (default),
+        ``standard`` (Standard Webhooks) or ``cloudevents`` (CloudEvents 1.0)
+    :type format: string
+    :param headers: headers to send along, for example ``Authorization``;
+        they are stored encrypted and never shown again (optional)
+    :type headers: dictionary
+    :param secret: the signing secret, ``whsec_`` and the base64 of 24 to 64
+        bytes (optional, one is made)
+    :type secret: string
+
+    :returns: the id of the new webhook
+    :rtype: string
+    """
+    tk.check_access("webhook_create", context, data_dict)
+    data = _validate(data_dict, schema.webhook_create(), context)
+    webhook = Webhook(user_id=_user_id(context))
+    _assign(webhook, data)
+    webhook.set_secret(data.get("secret") or encryption.new_secret())
+    model.Session.add(webhook)
+    _commit(context)
+    return str(webhook.id)
+
+
+@tk.side_effect_free
+def webhook_show(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
+    """Show a webhook. You must own it, or be a sysadmin.
+
+    :param id: of the webhook
+    :type id: string
+
+    :returns: id, topic, topics, address, user_id, created_at, state,
+        state_reason, description, filters, format, the names of its custom
+        headers, and health; never the secret
+    :rtype: dictionary
+    """
+    return _dictize(_get("webhook_show", context, data_dict))
+
+
+@tk.side_effect_free
+def webhook_list(context: Any, data_dict: dict[str, Any]) -> list[dict[str, Any]]:
+    """List webhooks, the newest first. Sysadmins see everyone's, others their own.
+
+    :param user: id or name of the owner (optional)
+    :type user: string
+    :param state: ``active``, ``paused`` or ``disabled`` (optional)
+    :type state: string
+    :param topic: only those that are told of this topic (optional)
+    :type topic: string
+    :param limit: at most so many (default 100, at most 1000)
+    :type limit: int
+    :param offset: skip so many (default 0)
+    :type offset: int
+
+    :returns: as :func:`webhook_show` gives them
+    :rtype: list of dictionaries
+    """
+    tk.check_access("webhook_list", context, data_dict)
+    data = _validate(data_dict, schema.webhook_list(), context)
+    query = model.Session.query(Webhook)
+    owner_id = _wanted_owner(context, data.get("user"))
+    if owner_id is not None:
+        query = query.filter(Webhook.user_id == owner_id)
+    if "state" in data:
+        query = query.filter(Webhook.state == data["state"])
+    if "topic" in data:
+        query = query.filter(Webhook.topics.overlap(list(topics.matching(data["topic"]))))
+    page = query.order_by(Webhook.created_at.desc(), Webhook.id)
+    page = page.limit(data["limit"]).offset(data["offset"])
+    return [_dictize(webhook) for webhook in page]
+
+
+def webhook_update(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
+    """Replace what a webhook was registered with. You must own it, or be a sysadmin.
+
+    What is left out goes back to its default; :func:`webhook_patch` keeps
+    it. Takes what :func:`webhook_create` takes, but no secret (see
+    :func:`webhook_secret_rotate`), and:
+
+    :param id: of the webhook
+    :type id: string
+    :param state: ``active`` (default), or ``disabled``: then what waits is
+        cancelled, and nothing is told until it is active again
+    :type state: string
+
+    :returns: the webhook as :func:`webhook_show` gives it
+    :rtype: dictionary
+    """
+    webhook = _get("webhook_update", context, data_dict)
+    return _update(context, webhook, data_dict)
+
+
+def webhook_patch(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
+    """Change some of what a webhook was registered with.
+
+    Takes what :func:`webhook_update` takes; only ``id`` is required, and
+    what is left out stays.
+
+    :returns: the webhook as :func:`webhook_show` gives it
+    :rtype: dictionary
+    """
+    webhook = _get("webhook_patch", context, data_dict)
+    kept = {
+        "topic": webhook.topics,
+        "address": webhook.address,
+        "description": webhook.description,
+        "filters": webhook.filters,
+        "format": webhook.format,
+        "headers": _custom_headers(webhook) if "headers" not in data_dict else None,
+        "state": _settable_state(webhook),
+    }
+    return _update(context, webhook, {**kept, **data_dict})
+
+
+def webhook_delete(context: Any, data_dict: dict[str, Any]) -> str:
+    """Delete a webhook; what waits for it is cancelled. You must own it, or be a sysadmin.
+
+    :param id: of the webhook
+    :type id: string
+
+    :returns: the id
+    :rtype: string
+    """
+    webhook = _get("webhook_delete", context, data_dict)
+    model.Session.delete(webhook)
+    model.Session.flush()
+    _cancel_pending(webhook.id, "the webhook was deleted")
+    _commit(context)
+    return str(webhook.id)
+
+
+@tk.side_effect_free
+def webhook_secret_show(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
+    """Show the secret that a webhook's requests are signed with.
+
+    You must own the webhook, or be a sysadmin.
+
+    :param id: of the webhook
+    :type id: string
+
+    :returns: ``secret``; and after a rotation ``previous_secret``, which
+        signs too until ``previous_secret_until``
+    :rtype: dictionary
+    """
+    return _secrets(_get("webhook_secret_show", context, data_dict))
+
+
+def webhook_secret_rotate(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
+    """Give a webhook a new secret. The old one signs too for 24 hours.
+
+    You must own the webhook, or be a sysadmin.
+
+    :param id: of the webhook
+    :type id: string
+    :param secret: the new one (optional, one is made)
+    :type secret: string
+
+    :returns: as :func:`webhook_secret_show`
+    :rtype: dictionary
+    """
+    webhook = _get("webhook_secret_rotate", context, data_dict, schema.webhook_secret_rotate())
+    data = _validate(data_dict, schema.webhook_secret_rotate(), context)
+    webhook.previous_secret = webhook.secret
+    webhook.previous_secret_until = sa.text(
+        f"clock_timestamp() + interval '{_OLD_SECRET_SIGNS_FOR}'"
+    )
+    webhook.set_secret(data.get("secret") or encryption.new_secret())
+    _commit(context)
+    model.Session.refresh(webhook)
+    return _secrets(webhook)
+
+
+@tk.side_effect_free
+def webhook_topic_list(context: Any, data_dict: dict[str, Any]) -> list[dict[str, str]]:
+    """List the topics that can be subscribed to.
+
+    ``dataset/*``, ``resource/*`` and ``*`` stand for several.
+
+    :returns: ``topic`` and ``description`` of each
+    :rtype: list of dictionaries
+    """
+    tk.check_access("webhook_topic_list", context, data_dict)
+    return [{"topic": name, "description": tk._(text)} for name, text in topics.TOPICS.items()]
+
+
+def _validate(data_dict: dict[str, Any], schema_: Any, context: Any) -> dict[str, Any]:
+    # Missing keys of other people's schemas would be dropped in silence.
+    unknown = sorted(set(data_dict) - set(schema_) - {"__extras", "__junk"})
+    data, errors = tk.navl_validate(data_dict, schema_, context)
+    for name in unknown:
+        errors[name] = [
+            tk._("Unknown parameter: choose from %s") % ", ".join(sorted(schema_))
+        ]
+    if errors:
+        model.Session.rollback()
+        raise tk.ValidationError(errors)
+    return dict(data)
+
+
+def _get(
+    auth: str, context: Any, data_dict: dict[str, Any], schema_: Any = None
+) -> Any:
+    """Give the webhook that ``id`` names, to those who may have it.
+
+    :raises ValidationError: there is no id, or it is not text
+    :raises NotAuthorized: the caller may not, or there is none (which only
+        sysadmins are told, by NotFound)
+    """
+    _validate({"id": data_dict.get("id")}, schema.only_id(), context)
+    tk.check_access(auth, context, data_dict)
+    webhook = Webhook.get(data_dict["id"])
+    if webhook is None:
+        raise tk.ObjectNotFound(tk._("There is no webhook %s") % data_dict["id"])
+    return webhook
+
+
+def _assign(webhook: Any, data: dict[str, Any]) -> None:
+    webhook.topics = data["topic"]
+    webhook.topic = topics.column_text(data["topic"])
+    webhook.address = data["address"]
+    webhook.description = data.get("description")
+    webhook.filters = data.get("filters") or {}
+    webhook.format = data["format"]
+    custom = data.get("headers")
+    webhook.headers = (
+        encryption.encrypt(json.dumps(custom), config.secret_keys()) if custom else None
+    )
+
+
+def _update(context: Any, webhook: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
+    data = _validate(data_dict, schema.webhook_update(), context)
+    _assign(webhook, data)
+    webhook.updated_at = sa.text("timezone('utc', clock_timestamp())")
+    if data["state"] == WebhookState.DISABLED.value:
+        webhook.state = WebhookState.DISABLED.value
+        webhook.state_reason = tk._("by a person")
+        model.Session.flush()
+        _cancel_pending(webhook.id, "disabled")
+    else:
+        webhook.state = WebhookState.ACTIVE.value
+        webhook.state_reason = None
+    _commit(context)
+    model.Session.refresh(webhook)
+    return _dictize(webhook)
+
+
+def _cancel_pending(webhook_id: str, reason: str) -> None:
+    table = Delivery.__table__
+    model.Session.execute(
+        sa.update(table)
+        .where(table.c.webhook_id == webhook_id, table.c.status == Status.PENDING.value)
+        .values(
+            status=Status.CANCELLED.value, reason=reason, ended_at=sa.func.clock_timestamp()
+        )
+    )
+
+
+def _commit(context: Any) -> None:
+    if not context.get("defer_commit"):
+        model.repo.commit()
+
+
+def _user_id(context: Any) -> str:
+    user = model.User.get(context["user"])
+    return str(user.id)
+
+
+def _wanted_owner(context: Any, user: str | None) -> str | None:
+    """Give the id of the owner whose webhooks are wanted, None for everyone's."""
+    if user:
+        found = model.User.get(user)
+        if found is None:
+            raise tk.ObjectNotFound(tk._("There is no user %s") % user)
+        return str(found.id)
+    caller = model.User.get(context["user"])
+    return None if caller is None or caller.sysadmin else str(caller.id)
+
+
+def _settable_state(webhook: Any) -> str:
+    # A paused webhook is one that its owner left active.
+    disabled = webhook.state == WebhookState.DISABLED.value
+    return (WebhookState.DISABLED if disabled else WebhookState.ACTIVE).value
+
+
+def _custom_headers(webhook: Any) -> dict[str, str] | None:
+    if webhook.headers is None:
+        return None
+    found: dict[str, str] = json.loads(
+        encryption.decrypt(webhook.headers, config.secret_keys())
+    )
+    return found
+
+
+def _secrets(webhook: Any) -> dict[str, Any]:
+    secrets = {"secret": webhook.signing_secret()}
+    if webhook.previous_secret is not None:
+        secrets["previous_secret"] = encryption.decrypt(
+            webhook.previous_secret, config.secret_keys()
+        )
+        secrets["previous_secret_until"] = webhook.previous_secret_until.isoformat()
+    return secrets
+
+
+def _dictize(webhook: Any) -> dict[str, Any]:
+    return {
+        "id": webhook.id,
+        "topic": webhook.topic,
+        "topics": list(webhook.topics),
+        "address": webhook.address,
+        "user_id": webhook.user_id,
+        "created_at": webhook.created_at.isoformat(),
+        "state": webhook.state,
+        "state_reason": webhook.state_reason,
+        "description": webhook.description,
+        "filters": webhook.filters,
+        "format": webhook.format,
+        "headers": sorted(_custom_headers(webhook) or {}),
+        "health": {
+            "failing_since": _moment(webhook.failing_since),
+            "last_success_at": _moment(webhook.last_success_at),
+            "last_failure_at": _moment(webhook.last_failure_at),
+        },
+    }
+
+
+def _moment(value: Any) -> str | None:
+    return value.isoformat() if value is not None else None

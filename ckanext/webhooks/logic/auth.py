@@ -1,0 +1,80 @@
+"""Who may do what: the owner of a webhook, and sysadmins.
+
+To everyone else a webhook that exists and one that does not look the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ckan.plugins.toolkit as tk
+from ckan import model
+
+from .. import config, owners
+from ..model import Webhook
+
+AuthResult = dict[str, Any]
+
+
+def auth_functions() -> dict[str, Callable[..., AuthResult]]:
+    return {
+        "webhook_create": webhook_create,
+        "webhook_show": webhook_show,
+        "webhook_list": webhook_list,
+        "webhook_update": webhook_update,
+        "webhook_patch": webhook_update,
+        "webhook_delete": webhook_show,
+        "webhook_secret_show": webhook_show,
+        "webhook_secret_rotate": webhook_show,
+        "webhook_topic_list": webhook_topic_list,
+    }
+
+
+def webhook_create(context: Any, data_dict: dict[str, Any]) -> AuthResult:
+    """A logged-in user with the role of ``ckanext.webhooks.minimum_auth``."""
+    return _has_minimum_role(_user(context))
+
+
+def webhook_update(context: Any, data_dict: dict[str, Any]) -> AuthResult:
+    """The owner, who must still have the role that creating takes; sysadmins."""
+    owned = webhook_show(context, data_dict)
+    return owned if not owned["success"] else _has_minimum_role(_user(context))
+
+
+def webhook_show(context: Any, data_dict: dict[str, Any]) -> AuthResult:
+    """The owner, and sysadmins."""
+    user = _user(context)
+    id_ = data_dict.get("id")
+    webhook = Webhook.get(id_) if isinstance(id_, str) else None
+    if user.sysadmin or (webhook is not None and webhook.user_id == user.id):
+        return {"success": True}
+    return {"success": False, "msg": tk._("None of your webhooks has the id %s") % id_}
+
+
+def webhook_list(context: Any, data_dict: dict[str, Any]) -> AuthResult:
+    """Any logged-in user, their own; sysadmins, everyone's."""
+    user = _user(context)
+    wanted = data_dict.get("user")
+    if user.sysadmin or not wanted or wanted in (user.id, user.name):
+        return {"success": True}
+    return {"success": False, "msg": tk._("Only your own webhooks can be listed")}
+
+
+def webhook_topic_list(context: Any, data_dict: dict[str, Any]) -> AuthResult:
+    """Any logged-in user."""
+    return {"success": True}
+
+
+def _user(context: Any) -> Any:
+    # CKAN refuses anonymous callers before it calls any of these functions.
+    return context.get("auth_user_obj") or model.User.get(context["user"])
+
+
+def _has_minimum_role(user: Any) -> AuthResult:
+    if owners.meets_minimum_auth(user):
+        return {"success": True}
+    return {
+        "success": False,
+        "msg": tk._("Webhooks take the role %s in an organization") % config.minimum_auth(),
+    }

@@ -1,0 +1,90 @@
+"""What each action takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ckan.logic.schema import validator_args
+
+from ..model import Format, WebhookState
+
+# A page of a listing: enough for a screen, and bounded for the server.
+DEFAULT_LIMIT = 100
+MAX_LIMIT = 1000
+MAX_DESCRIPTION = 1000
+
+
+@validator_args
+def webhook_create(
+    not_empty: Any,
+    ignore_missing: Any,
+    ignore_empty: Any,
+    default: Any,
+    unicode_safe: Any,
+    one_of: Any,
+    webhooks_topics: Any,
+    webhooks_address: Any,
+    webhooks_filters: Any,
+    webhooks_headers: Any,
+    webhooks_secret: Any,
+    webhooks_max_length: Any,
+) -> dict[str, Any]:
+    return {
+        "topic": [not_empty, webhooks_topics],
+        "address": [not_empty, webhooks_address],
+        "description": [ignore_empty, unicode_safe, webhooks_max_length(MAX_DESCRIPTION)],
+        "filters": [ignore_empty, webhooks_filters],
+        "format": [default(Format.CLASSIC.value), one_of([f.value for f in Format])],
+        "headers": [ignore_empty, webhooks_headers],
+        "secret": [ignore_missing, webhooks_secret],
+    }
+
+
+@validator_args
+def webhook_update(
+    not_empty: Any, unicode_safe: Any, default: Any, one_of: Any, empty: Any
+) -> dict[str, Any]:
+    states = [WebhookState.ACTIVE.value, WebhookState.DISABLED.value]
+    schema = webhook_create()
+    # webhook_secret_rotate changes it, so that the old one signs for a while.
+    schema["secret"] = [empty]
+    return {
+        **schema,
+        "id": [not_empty, unicode_safe],
+        "state": [default(WebhookState.ACTIVE.value), one_of(states)],
+    }
+
+
+@validator_args
+def only_id(not_empty: Any, webhooks_text: Any) -> dict[str, Any]:
+    return {"id": [not_empty, webhooks_text]}
+
+
+@validator_args
+def webhook_list(
+    ignore_empty: Any,
+    unicode_safe: Any,
+    one_of: Any,
+    default: Any,
+    natural_number_validator: Any,
+    webhooks_topic: Any,
+    webhooks_at_most: Any,
+) -> dict[str, Any]:
+    return {
+        "user": [ignore_empty, unicode_safe],
+        "state": [ignore_empty, one_of([s.value for s in WebhookState])],
+        "topic": [ignore_empty, webhooks_topic],
+        "limit": [
+            default(DEFAULT_LIMIT),
+            natural_number_validator,
+            webhooks_at_most(MAX_LIMIT),
+        ],
+        "offset": [default(0), natural_number_validator],
+    }
+
+
+@validator_args
+def webhook_secret_rotate(
+    not_empty: Any, ignore_missing: Any, webhooks_text: Any, webhooks_secret: Any
+) -> dict[str, Any]:
+    return {"id": [not_empty, webhooks_text], "secret": [ignore_missing, webhooks_secret]}

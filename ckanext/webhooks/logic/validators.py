@@ -1,0 +1,206 @@
+"""What values may be, with errors that say what would be right."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import ckan.plugins.toolkit as tk
+from ckan import model
+
+from .. import config, encryption, topics
+from ..deliver import addresses
+
+# Token of RFC 9110, section 5.6.2.
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
+# Visible ASCII, and spaces between: what every server takes (RFC 9110, 5.5).
+_HEADER_VALUE = re.compile(r"[!-~]([ -~]{0,3998}[!-~])?")
+_MAX_HEADERS = 20
+# What this software or the connection sets.
+_OWN_HEADERS = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "cookie",
+        "expect",
+        "host",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+    }
+)
+_OWN_PREFIXES = ("content-", "webhook-", "proxy-")
+_MAX_FILTER_VALUES = 100
+
+
+def validators() -> dict[str, Callable[..., Any]]:
+    """Give the validators by the names under which schemas ask for them."""
+    return {
+        "webhooks_address": address,
+        "webhooks_at_most": at_most,
+        "webhooks_filters": filters,
+        "webhooks_headers": headers,
+        "webhooks_max_length": max_length,
+        "webhooks_secret": secret,
+        "webhooks_text": text,
+        "webhooks_topic": topic,
+        "webhooks_topics": topic_list,
+    }
+
+
+def text(value: Any) -> str:
+    """Accept text alone: an id that is a number or a list is a mistake."""
+    if not isinstance(value, str):
+        raise tk.Invalid(tk._("Must be text"))
+    return value
+
+
+def max_length(limit: int) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if len(value) > limit:
+            raise tk.Invalid(tk._("Must not be longer than %d characters") % limit)
+        return value
+
+    return check
+
+
+def at_most(limit: int) -> Callable[[int], int]:
+    def check(value: int) -> int:
+        if value > limit:
+            raise tk.Invalid(tk._("Must not be more than %d") % limit)
+        return value
+
+    return check
+
+
+def topic(value: Any) -> str:
+    """Accept one topic or pattern."""
+    if not isinstance(value, str) or not topics.is_subscribable(value):
+        raise tk.Invalid(
+            tk._("Unknown topic %r: choose from %s")
+            % (value, ", ".join((*topics.TOPICS, *topics.PATTERNS)))
+        )
+    return value
+
+
+def topic_list(value: Any) -> list[str]:
+    """Accept one topic or several, and give them as a list without repeats.
+
+    The column of the 2015 extension, several separated by commas, is read
+    too: ``webhook_show`` gives it, and it may be sent back.
+    """
+    values = value.split(",") if isinstance(value, str) else value
+    if not isinstance(values, (list, tuple)) or not values:
+        raise tk.Invalid(tk._("Must be a topic or a list of topics"))
+    return list(dict.fromkeys(topic(v.strip() if isinstance(v, str) else v) for v in values))
+
+
+def address(value: Any) -> str:
+    """Accept a URL that may be called, as far as it shows before it is resolved."""
+    if not isinstance(value, str):
+        raise tk.Invalid(tk._("Must be a URL, as in https://example.com/callback"))
+    value = value.strip()
+    try:
+        addresses.check_url(value, config.allowed_networks())
+    except addresses.RefusedAddress as error:
+        raise tk.Invalid(tk._("The address is refused: %s") % error) from None
+    return value
+
+
+def filters(value: Any) -> dict[str, list[str]]:
+    """Accept facets with the values they may have, and give ids for names."""
+    value = _json_object(value, "filters")
+    unknown = sorted(str(k) for k in value if k not in _FACETS)
+    if unknown:
+        raise tk.Invalid(
+            tk._("Unknown filter %s: choose from %s")
+            % (", ".join(unknown), ", ".join(sorted(_FACETS)))
+        )
+    found: dict[str, list[str]] = {}
+    for facet, given in value.items():
+        values = [given] if isinstance(given, str) else given
+        if (
+            not isinstance(values, list)
+            or not 0 < len(values) <= _MAX_FILTER_VALUES
+            or not all(isinstance(v, str) and v for v in values)
+        ):
+            raise tk.Invalid(
+                tk._("Filter %s must be text or a list of 1 to %d texts")
+                % (facet, _MAX_FILTER_VALUES)
+            )
+        found[facet] = sorted({_FACETS[facet](v) for v in values})
+    return found
+
+
+def headers(value: Any) -> dict[str, str]:
+    """Accept custom headers that leave the software's own alone."""
+    value = _json_object(value, "headers")
+    if len(value) > _MAX_HEADERS:
+        raise tk.Invalid(tk._("Must not be more than %d headers") % _MAX_HEADERS)
+    for name, content in value.items():
+        lowered = str(name).lower()
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            raise tk.Invalid(tk._("%r is not the name of a header") % name)
+        if lowered in _OWN_HEADERS or lowered.startswith(_OWN_PREFIXES):
+            raise tk.Invalid(tk._("Header %s is set by the software itself") % name)
+        if not isinstance(content, str) or not _HEADER_VALUE.fullmatch(content):
+            # The value stays unsaid: it may be a credential.
+            raise tk.Invalid(
+                tk._("The value of header %s must be 1 to 4000 visible ASCII characters") % name
+            )
+    return {str(name): str(content) for name, content in value.items()}
+
+
+def secret(value: Any) -> str:
+    """Accept a signing secret in the form of Standard Webhooks."""
+    try:
+        encryption.secret_bytes(text(value))
+    except ValueError as error:
+        raise tk.Invalid(tk._("The secret %s") % error) from None
+    return str(value)
+
+
+def _json_object(value: Any, what: str) -> dict[Any, Any]:
+    """Read an object, or the JSON text of one, as a form or curl may send it."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            pass
+    if not isinstance(value, dict):
+        raise tk.Invalid(tk._("%s must be an object of names and values") % what)
+    return value
+
+
+def _organization(value: str) -> str:
+    group = model.Group.get(value)
+    if group is None or not group.is_organization:
+        raise tk.Invalid(tk._("There is no organization %s") % value)
+    return str(group.id)
+
+
+def _group(value: str) -> str:
+    group = model.Group.get(value)
+    if group is None or group.is_organization:
+        raise tk.Invalid(tk._("There is no group %s") % value)
+    return str(group.id)
+
+
+def _as_given(value: str) -> str:
+    return value
+
+
+# A dataset is not looked up: whether a private one exists is not for everyone
+# to know, and one that is still to come may be waited for by its name.
+_FACETS: dict[str, Callable[[str], str]] = {
+    "dataset": _as_given,
+    "group": _group,
+    "organization": _organization,
+    "tag": _as_given,
+    "type": _as_given,
+}

@@ -1,0 +1,20 @@
+"""The four tables. Each module says what a row is and who writes it."""
+
+from .attempt import Attempt
+from .base import missing_tables, transaction
+from .delivery import Delivery, Status
+from .event import Event, State
+from .webhook import Format, Webhook, WebhookState
+
+__all__ = [
+    "Attempt",
+    "Delivery",
+    "Event",
+    "Format",
+    "State",
+    "Status",
+    "Webhook",
+    "WebhookState",
+    "missing_tables",
+    "transaction",
+]

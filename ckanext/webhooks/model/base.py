@@ -1,0 +1,40 @@
+"""What the tables share, and the short transactions of the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ckan.plugins.toolkit as tk
+import sqlalchemy as sa
+from ckan import model
+from sqlalchemy.engine import Connection
+
+# Declarative models on CKAN's own metadata. mypy cannot follow the dynamic
+# base class of two SQLAlchemy generations.
+Base: Any = tk.BaseModel
+
+HOW_TO_MIGRATE = "run `ckan db upgrade -p webhooks`"
+
+
+@contextmanager
+def transaction() -> Iterator[Connection]:
+    """Open a connection of its own, commit at the end, roll back on an error.
+
+    The stages of the worker use this rather than CKAN's session: their
+    transactions are short, hold sets of rows, and no ORM object.
+    """
+    engine = model.meta.engine
+    assert engine is not None, "CKAN's model is not initialised"
+    with engine.begin() as connection:
+        yield connection
+
+
+def missing_tables() -> bool:
+    """Tell whether the migration of this extension is still to be run."""
+    with transaction() as connection:
+        found = connection.execute(
+            sa.text("SELECT to_regclass('webhooks_attempt'), to_regclass('webhooks')")
+        ).one()
+    return None in found

@@ -1,0 +1,78 @@
+"""Table ``webhooks_delivery``: one event for one webhook.
+
+There are no foreign keys: a check per row would double the cost of telling
+one event to 100,000 webhooks, and the deliveries of a deleted webhook stay
+on record until they are old.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import sqlalchemy as sa
+
+from .base import Base
+
+
+class Status(str, enum.Enum):
+    """Where a delivery stands. All but pending are final."""
+
+    PENDING = "pending"  # to be tried when it is due
+    DELIVERED = "delivered"  # the endpoint answered 2xx
+    FAILED = "failed"  # the last try failed
+    CANCELLED = "cancelled"  # it is not to be sent any more; the reason says why
+
+
+class Delivery(Base):
+    """One event for one webhook, and what became of it.
+
+    :ivar topic: what this subscriber is told; another may be told another
+    :ivar sequence: of the event
+    :ivar address, format: of the webhook when it was told: the body says
+        the same on every retry
+    :ivar due_at: when to try next. A claim pushes it forward by the lease,
+        so that a worker that dies leaves a row that comes due again; its
+        value is what the claimer knows the lease by
+    :ivar tries: how many attempts ended
+    :ivar reason: of the last failure, or of the cancellation
+    """
+
+    __tablename__ = "webhooks_delivery"
+
+    id = sa.Column(sa.BigInteger, sa.Identity(), primary_key=True)
+    webhook_id = sa.Column(sa.Text, nullable=False)
+    event_id = sa.Column(sa.Text, nullable=False)
+    topic = sa.Column(sa.Text, nullable=False)
+    sequence = sa.Column(sa.BigInteger, nullable=False)
+    address = sa.Column(sa.Text, nullable=False)
+    format = sa.Column(sa.Text, nullable=False)
+    status = sa.Column(sa.Text, nullable=False, server_default=Status.PENDING.value)
+    reason = sa.Column(sa.Text)
+    tries = sa.Column(sa.Integer, nullable=False, server_default="0")
+    due_at = sa.Column(
+        sa.DateTime(timezone=True), nullable=False, server_default=sa.func.clock_timestamp()
+    )
+    created_at = sa.Column(
+        sa.DateTime(timezone=True), nullable=False, server_default=sa.func.clock_timestamp()
+    )
+    ended_at = sa.Column(sa.DateTime(timezone=True))
+
+    __table_args__ = (
+        # An event reaches a webhook as one delivery, however often dispatch runs.
+        sa.Index("webhooks_delivery_event_key", "event_id", "webhook_id", unique=True),
+        # What is due, oldest first.
+        sa.Index(
+            "webhooks_delivery_due_idx",
+            "due_at",
+            "id",
+            postgresql_where=sa.text("status = 'pending'"),
+        ),
+        # One webhook's deliveries, newest first; and those to cancel with it.
+        sa.Index("webhooks_delivery_webhook_idx", "webhook_id", "id"),
+        # What is old.
+        sa.Index(
+            "webhooks_delivery_ended_idx",
+            "ended_at",
+            postgresql_where=sa.text("ended_at IS NOT NULL"),
+        ),
+    )

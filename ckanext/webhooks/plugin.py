@@ -1,0 +1,35 @@
+"""Which CKAN interfaces this extension implements, and by what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ckan.plugins as p
+import ckan.plugins.toolkit as tk
+
+from . import capture, cli, config, queue
+from .logic import action, auth, validators
+
+
+@tk.blanket.actions(action.actions)
+@tk.blanket.auth_functions(auth.auth_functions)
+@tk.blanket.validators(validators.validators)
+@tk.blanket.cli(cli.get_commands)
+@tk.blanket.config_declarations
+class WebhooksPlugin(p.SingletonPlugin):
+    """Tells subscribers what changed in what they may see."""
+
+    p.implements(p.IConfigurable)
+    p.implements(p.IPackageController, inherit=True)
+    p.implements(p.IResourceController, inherit=True)
+
+    def configure(self, config_: Any) -> None:
+        """Start hearing CKAN's sessions, after CKAN's own listeners."""
+        config.report_mistakes()
+        queue.configure()
+        capture.listen()
+
+    def before_dataset_index(self, pkg_dict: dict[str, Any]) -> dict[str, Any]:
+        """Take the dict that CKAN built, so that it need not be built again."""
+        capture.keep_built(pkg_dict)
+        return pkg_dict

@@ -1,0 +1,68 @@
+"""What a worker does when it is nudged, and at each tick without a nudge."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+
+from ckan import model
+
+from . import queue
+from .deliver import deliver_due
+from .dispatch import dispatch
+from .sweep import sweep
+
+log = logging.getLogger(__name__)
+
+# Without a nudge, what is due is found so often (seconds).
+TICK = 1.0
+# What only time makes necessary is looked at so often (seconds).
+SWEEP_EVERY = 60.0
+
+
+@queue.app.task(name=queue.WORK)
+def work() -> None:
+    """Take everything that waits through dispatch and delivery."""
+    work_once()
+
+
+def work_once(stopping: Callable[[], bool] = lambda: False) -> int:
+    """Dispatch what was captured and send what is due, until nothing is.
+
+    :returns: how many attempts were made
+    """
+    try:
+        while dispatch() and not stopping():
+            pass
+        return deliver_due(stopping)
+    finally:
+        model.Session.remove()
+
+
+def tick_until(stopped: threading.Event) -> None:
+    """Work once a second until told to stop, whatever happens meanwhile."""
+    next_sweep = 0.0
+    while not stopped.is_set():
+        try:
+            work_once(stopped.is_set)
+            if time.monotonic() >= next_sweep:
+                next_sweep = time.monotonic() + SWEEP_EVERY
+                _sweep()
+        except Exception:
+            log.exception(
+                "webhooks [%s]: this round failed and the next one starts in %g s. If it goes"
+                " on, look at PostgreSQL and at the lines below.",
+                uuid.uuid4(),
+                TICK,
+            )
+        stopped.wait(TICK)
+
+
+def _sweep() -> None:
+    try:
+        sweep()
+    finally:
+        model.Session.remove()

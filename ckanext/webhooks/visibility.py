@@ -1,0 +1,93 @@
+"""Who is told what, and whether it may still be sent: decisions, no I/O.
+
+Labels are CKAN's permission labels (``IPermissionLabels``, CKAN 2.8 and
+later): a user may see an active dataset when one of the dataset's labels is
+among the user's. Here the labels of a dataset are ``None`` where it is not
+active, so that nobody sees it, and those of a sysadmin are :data:`ALL`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection
+from typing import Final, Literal, Optional, Union
+
+
+class _All(enum.Enum):
+    ALL = "all"
+
+
+ALL: Final = _All.ALL
+
+DatasetLabels = Optional[Collection[str]]
+OwnerLabels = Union[Collection[str], Literal[_All.ALL]]
+Verb = Literal["create", "update", "delete"]
+
+
+def may_see(dataset: DatasetLabels, owner: OwnerLabels) -> bool:
+    """Apply CKAN's rule of ``package_search``.
+
+    :param dataset: labels of the dataset, ``None`` where it is not active
+    :param owner: labels of the user, :data:`ALL` for a sysadmin
+    """
+    if dataset is None:
+        return False
+    if owner is ALL:
+        return True
+    return not set(owner).isdisjoint(dataset)
+
+
+def told(before: bool, after: bool, differs: bool) -> Verb | None:
+    """Say what a subscriber is told of an entity, or that it is nothing.
+
+    :param before: the entity could be seen before the transaction
+    :param after: it can be seen after it
+    :param differs: what is seen is not what was seen
+    """
+    if before and after:
+        return "update" if differs else None
+    if after:
+        return "create"
+    if before:
+        return "delete"
+    return None
+
+
+class Sending(enum.Enum):
+    """What may still go out for a delivery that was decided earlier."""
+
+    CONTENT = "content"  # the entity, as the event has it
+    STUB = "stub"  # id, name and type alone: "take it back"
+    NOTHING = "nothing"  # what it says may no longer be published: superseded
+
+
+def sending(
+    verb: str,
+    owner: OwnerLabels,
+    event_before: DatasetLabels,
+    event_after: DatasetLabels,
+    deleted: bool,
+    newest: DatasetLabels,
+) -> Sending:
+    """Say what of an event may be sent to an owner now.
+
+    Between the event and the send, the owner's rights and the dataset itself
+    may have changed, so both are asked again. A ``delete`` always goes out,
+    since it publishes nothing; whether it carries what was deleted depends
+    on whether its receiver may have it.
+
+    :param verb: what the owner is told: create, update or delete
+    :param owner: the owner's labels now
+    :param event_before: the dataset's labels before the event
+    :param event_after: the dataset's labels after it
+    :param deleted: the entity was deleted, rather than hidden or purged
+    :param newest: the labels under which the dataset's content may be
+        published now; those it had last, where it has been deleted since
+    """
+    if verb == "delete":
+        if deleted and may_see(event_before, owner) and may_see(newest, owner):
+            return Sending.CONTENT
+        return Sending.STUB
+    if may_see(event_after, owner) and may_see(newest, owner):
+        return Sending.CONTENT
+    return Sending.NOTHING

@@ -1,0 +1,98 @@
+"""CKAN inside Celery: ``celery -A ckanext.webhooks.worker worker``.
+
+``CKAN_INI`` names the portal's configuration. ``ckan webhooks worker`` does
+the same with the configuration that it was given.
+
+The pool is one of threads, in one process: deliveries wait for endpoints,
+not for a processor, and a second thread ticks so that no second process is
+needed for the schedule. More workers are started for more load; any number
+of them may run.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import ckan.plugins.toolkit as tk
+from celery import signals
+from celery.exceptions import ImproperlyConfigured
+
+from . import model, queue, tasks
+from .model.base import HOW_TO_MIGRATE
+
+# Longer than in the web process: here nobody waits, and a broker that answers
+# late is better than one that was given up.
+_PATIENCE = 5.0
+
+
+def load_ckan() -> None:
+    """Load CKAN, unless the process has it already."""
+    if "ckanext.webhooks.minimum_auth" in tk.config:
+        return
+    from ckan.cli import load_config
+    from ckan.config.middleware import make_app
+
+    make_app(load_config())
+
+
+def configure() -> None:
+    """Set Celery up as a worker of this portal.
+
+    :raises ImproperlyConfigured: the tables are missing
+    """
+    if model.missing_tables():
+        raise ImproperlyConfigured(f"The tables of the webhooks plugin are missing: {HOW_TO_MIGRATE}")
+    queue.configure()
+    queue.app.conf.update(
+        broker_connection_timeout=_PATIENCE,
+        broker_transport_options={
+            "socket_connect_timeout": _PATIENCE,
+            "socket_keepalive": True,
+            # A worker that a vanished broker left waiting notices by this.
+            "health_check_interval": 10,
+        },
+        redis_socket_timeout=None,
+        redis_socket_connect_timeout=_PATIENCE,
+        # A broker that is away comes back; nobody has to start the worker then.
+        broker_connection_max_retries=None,
+    )
+
+
+load_ckan()
+configure()
+app = queue.app
+
+_stopped = threading.Event()
+_ticking: list[threading.Thread] = []
+
+
+@signals.celeryd_after_setup.connect
+def _check_pool(instance: Any, **_: Any) -> None:
+    pool = instance.pool_cls.__module__.rsplit(".", 1)[-1]
+    if pool not in ("thread", "solo"):
+        raise ImproperlyConfigured(
+            "The webhooks worker runs with --pool threads (the default here): the thread that"
+            " ticks would not survive a fork. Start more workers instead."
+        )
+
+
+@signals.worker_ready.connect
+def _start_ticking(**_: Any) -> None:
+    _stopped.clear()
+    thread = threading.Thread(
+        target=tasks.tick_until, args=(_stopped,), name="webhooks-tick", daemon=True
+    )
+    thread.start()
+    _ticking.append(thread)
+
+
+@signals.worker_shutting_down.connect
+def _stop_ticking(**_: Any) -> None:
+    _stopped.set()
+
+
+@signals.worker_shutdown.connect
+def _finish(**_: Any) -> None:
+    for thread in _ticking:
+        thread.join()
