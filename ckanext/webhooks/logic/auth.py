@@ -33,18 +33,28 @@ def auth_functions() -> dict[str, Callable[..., AuthResult]]:
 
 def webhook_create(context: Any, data_dict: dict[str, Any]) -> AuthResult:
     """A logged-in user with the role of ``ckanext.webhooks.minimum_auth``."""
-    return _has_minimum_role(_user(context))
+    user = _caller(context)
+    if user is None:
+        return _anonymous()
+    if owners.meets_minimum_auth(user):
+        return {"success": True}
+    return {
+        "success": False,
+        "msg": tk._("Webhooks take the role %s in an organization") % config.minimum_auth(),
+    }
 
 
 def webhook_update(context: Any, data_dict: dict[str, Any]) -> AuthResult:
     """The owner, who must still have the role that creating takes; sysadmins."""
     owned = webhook_show(context, data_dict)
-    return owned if not owned["success"] else _has_minimum_role(_user(context))
+    return webhook_create(context, data_dict) if owned["success"] else owned
 
 
 def webhook_show(context: Any, data_dict: dict[str, Any]) -> AuthResult:
     """The owner, and sysadmins."""
-    user = _user(context)
+    user = _caller(context)
+    if user is None:
+        return _anonymous()
     id_ = data_dict.get("id")
     webhook = Webhook.get(id_) if isinstance(id_, str) else None
     if user.sysadmin or (webhook is not None and webhook.user_id == user.id):
@@ -54,7 +64,9 @@ def webhook_show(context: Any, data_dict: dict[str, Any]) -> AuthResult:
 
 def webhook_list(context: Any, data_dict: dict[str, Any]) -> AuthResult:
     """Any logged-in user, their own; sysadmins, everyone's."""
-    user = _user(context)
+    user = _caller(context)
+    if user is None:
+        return _anonymous()
     wanted = data_dict.get("user")
     if user.sysadmin or not wanted or wanted in (user.id, user.name):
         return {"success": True}
@@ -63,18 +75,14 @@ def webhook_list(context: Any, data_dict: dict[str, Any]) -> AuthResult:
 
 def webhook_topic_list(context: Any, data_dict: dict[str, Any]) -> AuthResult:
     """Any logged-in user."""
-    return {"success": True}
+    return {"success": True} if _caller(context) else _anonymous()
 
 
-def _user(context: Any) -> Any:
-    # CKAN refuses anonymous callers before it calls any of these functions.
-    return context.get("auth_user_obj") or model.User.get(context["user"])
+def _caller(context: Any) -> Any:
+    """Give the active user who calls, or None for an anonymous caller."""
+    user = model.User.get(context["user"]) if context.get("user") else None
+    return user if user is not None and user.state == model.State.ACTIVE else None
 
 
-def _has_minimum_role(user: Any) -> AuthResult:
-    if owners.meets_minimum_auth(user):
-        return {"success": True}
-    return {
-        "success": False,
-        "msg": tk._("Webhooks take the role %s in an organization") % config.minimum_auth(),
-    }
+def _anonymous() -> AuthResult:
+    return {"success": False, "msg": tk._("Log in, or send an API token, to use webhooks")}
