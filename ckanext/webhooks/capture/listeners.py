@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ckan.plugins as p
@@ -92,7 +94,27 @@ def after_soft_rollback(session: Any, previous_transaction: Any) -> None:
         touched.forget(session)
 
 
+@contextmanager
+def _as_ckans_own(session: Any) -> Iterator[None]:
+    """Let CKAN's functions, which use ``model.Session``, see this session's transaction."""
+    registry = meta.Session.registry
+    usual = registry() if registry.has() else None
+    registry.set(session)
+    try:
+        yield
+    finally:
+        if usual is None:
+            registry.clear()
+        else:
+            registry.set(usual)
+
+
 def _record(session: Any) -> None:
+    with _as_ckans_own(session):
+        _record_each(session)
+
+
+def _record_each(session: Any) -> None:
     transaction = touched.current(session)
     # In order, so that two transactions that lock the same datasets cannot
     # wait for each other.

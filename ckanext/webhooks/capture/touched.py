@@ -7,6 +7,8 @@ which compares with the log.
 
 from __future__ import annotations
 
+import datetime
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,11 +85,37 @@ def note_flush(session: Any) -> None:
 def _note(session: Any, instance: Any, operation: str) -> None:
     for dataset_id in _datasets_of(instance):
         touched = current(session).dataset(dataset_id)
-        touched.built = None
+        if touched.built is not None and not _is_shown(instance, json.loads(touched.built)):
+            touched.built = None
         if isinstance(instance, model.Package):
             _note_package(touched, instance, operation)
         elif isinstance(instance, model.Resource):
             _note_resource(touched, instance, operation)
+
+
+def _is_shown(instance: Any, built: dict[str, Any]) -> bool:
+    """Tell whether a dict that was built before this flush shows what it flushes.
+
+    CKAN 2.12 builds a new dataset's dict while its last changes are set on
+    the Package but not flushed: the time, the organization, its Member.
+    """
+    if isinstance(instance, model.Member):
+        organization = built.get("organization") or {}
+        return bool(
+            instance.capacity == "organization" and organization.get("id") == instance.group_id
+        )
+    if not isinstance(instance, model.Package):
+        return False
+    state = sa.inspect(instance)
+    columns = {c.key for c in state.mapper.column_attrs}
+    changed = [a.key for a in state.attrs if a.history.has_changes()]
+    return all(
+        key in columns and built.get(key) == _as_json(getattr(instance, key)) for key in changed
+    )
+
+
+def _as_json(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime.datetime) else value
 
 
 def _note_package(touched: Touched, package: model.Package, operation: str) -> None:

@@ -1,47 +1,428 @@
-"""The event rows that real CKAN actions leave."""
+"""The event rows that real CKAN actions leave in the log."""
 
 from __future__ import annotations
 
 import json
+import logging
+import time
 
+import ckan.plugins as p
 import pytest
 import sqlalchemy as sa
 from ckan import model
+from ckan.logic import ValidationError
 from ckan.tests import factories
 from ckan.tests.helpers import call_action
 
+from ... import difference
+from ...capture import content, listeners
+from ...dispatch import dispatch
 from ...model import Event
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 
 
-def events():
+def log_rows(dataset_id: str | None = None):
+    """Give the rows of the log in the order in which they were written."""
     table = Event.__table__
-    return model.Session.execute(sa.select(table).order_by(table.c.position)).all()
+    query = sa.select(table).order_by(table.c.position)
+    if dataset_id:
+        query = query.where(table.c.dataset_id == dataset_id)
+    return model.Session.execute(query).all()
 
 
-def test_create_writes_one_row_with_content():
+def forget_log() -> None:
+    """Make every dataset one that the log has never seen."""
+    model.Session.execute(sa.text("DELETE FROM webhooks_event"))
+    model.Session.commit()
+
+
+def as_sysadmin() -> dict[str, str]:
+    return {"user": factories.Sysadmin()["name"]}
+
+
+def test_a_new_dataset_is_one_row_with_its_content():
     dataset = factories.Dataset(resources=[{"url": "http://example.com/a.csv"}])
-    (event,) = events()
-    assert event.dataset_id == dataset["id"]
-    assert (event.labels_before, event.labels) == (None, ["public"])
-    assert event.version == 1
-    content = json.loads(event.content)
-    assert content["resources"][0]["url"] == "http://example.com/a.csv"
+    (row,) = log_rows()
+    assert (row.entity_type, row.entity_id, row.version) == ("dataset", dataset["id"], 1)
+    assert (row.state, row.labels_before, row.labels) == ("active", None, ["public"])
+    assert row.sequence is None
+    shown = call_action("package_show", id=dataset["id"])
+    assert difference.comparable(json.loads(row.content)) == difference.comparable(shown)
 
 
-def test_update_patch_delete_purge():
-    user = factories.Sysadmin()
+def test_each_change_is_one_row_and_no_change_is_none():
+    context = as_sysadmin()
     dataset = factories.Dataset()
-    ctx = {"user": user["name"]}
-    call_action("package_patch", ctx, id=dataset["id"], title="New")
-    call_action("package_patch", ctx, id=dataset["id"], title="New")
-    call_action("package_delete", ctx, id=dataset["id"])
-    call_action("dataset_purge", ctx, id=dataset["id"])
-    rows = events()
-    assert [(e.version, e.state, e.labels_before, e.labels) for e in rows] == [
+    call_action("package_patch", context, id=dataset["id"], title="New")
+    call_action("package_patch", context, id=dataset["id"], title="New")
+    call_action("package_update", context, **call_action("package_show", id=dataset["id"]))
+    call_action("package_delete", context, id=dataset["id"])
+    call_action("dataset_purge", context, id=dataset["id"])
+    rows = log_rows()
+    assert [(r.version, r.state, r.labels_before, r.labels) for r in rows] == [
         (1, "active", None, ["public"]),
         (2, "active", ["public"], ["public"]),
         (3, "deleted", ["public"], None),
     ]
+    # What was deleted is told as it last was.
     assert json.loads(rows[2].content)["title"] == "New"
+
+
+def test_a_purge_of_an_active_dataset_keeps_no_content():
+    dataset = factories.Dataset()
+    call_action("dataset_purge", as_sysadmin(), id=dataset["id"])
+    purge = log_rows()[-1]
+    assert (purge.state, purge.labels_before, purge.labels) == ("purged", ["public"], None)
+    assert purge.content is None
+    assert purge.facets_before["dataset"] == [dataset["id"], dataset["name"]]
+
+
+def test_resource_actions_are_changes_of_their_dataset():
+    context = as_sysadmin()
+    dataset = factories.Dataset()
+    resource = call_action(
+        "resource_create", context, package_id=dataset["id"], url="http://example.com/a", name="a"
+    )
+    call_action("resource_patch", context, id=resource["id"], name="b")
+    # Whether a name that is left out stays is CKAN's, and differs by version.
+    updated = call_action(
+        "resource_update", context, id=resource["id"], url="http://example.com/c"
+    )
+    call_action("resource_delete", context, id=resource["id"])
+    contents = [json.loads(r.content)["resources"] for r in log_rows()]
+    assert [[(r["name"], r["url"]) for r in resources] for resources in contents] == [
+        [],
+        [("a", "http://example.com/a")],
+        [("b", "http://example.com/a")],
+        [(updated["name"], "http://example.com/c")],
+        [],
+    ]
+
+
+def test_what_is_rolled_back_or_refused_leaves_nothing():
+    context = as_sysadmin()
+    dataset = factories.Dataset()
+    before = len(log_rows())
+    with pytest.raises(ValidationError):
+        call_action("package_patch", context, id=dataset["id"], name="no such name!")
+    package = model.Package.get(dataset["id"])
+    package.title = "never"
+    model.Session.flush()
+    model.Session.rollback()
+    model.Session.commit()
+    assert len(log_rows()) == before
+
+
+def test_drafts_are_nobodys_until_they_are_active():
+    context = as_sysadmin()
+    dataset = factories.Dataset(state="draft")
+    call_action("package_patch", context, id=dataset["id"], title="Still a draft")
+    assert log_rows() == []
+    call_action("package_patch", context, id=dataset["id"], state="active")
+    call_action("package_patch", context, id=dataset["id"], state="draft")
+    assert [(r.state, r.labels_before, r.labels) for r in log_rows()] == [
+        ("active", None, ["public"]),
+        ("hidden", ["public"], None),
+    ]
+    assert log_rows()[-1].content is None
+
+
+def test_labels_are_those_of_before_and_after():
+    organization = factories.Organization()
+    member = f"member-{organization['id']}"
+    dataset = factories.Dataset(owner_org=organization["id"], private=True)
+    call_action("package_patch", as_sysadmin(), id=dataset["id"], private=False)
+    assert [(r.labels_before, r.labels) for r in log_rows()] == [
+        (None, [member]),
+        ([member], ["public"]),
+    ]
+
+
+def test_excluded_types_leave_nothing(monkeypatch):
+    monkeypatch.setitem(p.toolkit.config, "ckanext.webhooks.exclude_types", ["dataset"])
+    factories.Dataset()
+    assert log_rows() == []
+
+
+def test_the_dict_that_ckan_built_is_not_built_again(monkeypatch):
+    built = []
+    show = content._show
+    monkeypatch.setattr(content, "_show", lambda id_: built.append(id_) or show(id_))
+    context = as_sysadmin()
+    organization = factories.Organization()
+    dataset = factories.Dataset(owner_org=organization["id"])
+
+    def act(action, **data):
+        # A worker that keeps up: what was committed before is known to be,
+        # and each request begins a transaction.
+        dispatch()
+        model.Session.remove()
+        return call_action(action, dict(context), **data)
+
+    act("package_patch", id=dataset["id"], title="New")
+    resource = act("resource_create", package_id=dataset["id"], url="http://example.com/a")
+    act("resource_patch", id=resource["id"], name="b")
+    act("resource_delete", id=resource["id"])
+    act("package_delete", id=dataset["id"])
+    assert built == []
+    rows = [r for r in log_rows() if r.entity_type == "dataset"]
+    assert len(rows) == 6
+    monkeypatch.undo()
+    act("package_patch", id=dataset["id"], state="active")
+    assert log_rows()[-1].digest == difference.digest(content.dataset_dict(dataset["id"], None))
+
+
+def test_what_is_built_here_is_what_ckan_builds():
+    organization = factories.Organization()
+    dataset = factories.Dataset(
+        owner_org=organization["id"],
+        tags=[{"name": "tag-b"}, {"name": "tag-a"}],
+        extras=[{"key": "k", "value": "v"}],
+        groups=[{"name": factories.Group()["name"]}],
+        resources=[{"url": "http://example.com/a.csv", "format": "CSV"}],
+    )
+    (row,) = log_rows()
+    assert json.loads(row.content).keys() == content.dataset_dict(dataset["id"], None).keys()
+    assert difference.digest(content.dataset_dict(dataset["id"], None)) == row.digest
+
+
+def test_code_on_the_model_that_commits_without_a_flush_is_heard():
+    dataset = factories.Dataset()
+    package = model.Package.get(dataset["id"])
+    package.title = "Set on the model"
+    model.Session.commit()
+    assert json.loads(log_rows()[-1].content)["title"] == "Set on the model"
+
+
+def test_a_group_that_takes_a_dataset_in_changes_it():
+    dataset = factories.Dataset()
+    group = factories.Group()
+    call_action(
+        "member_create",
+        as_sysadmin(),
+        id=group["id"],
+        object=dataset["id"],
+        object_type="package",
+        capacity="public",
+    )
+    assert log_rows(dataset["id"])[-1].facets["group"] == [group["id"]]
+
+
+def test_several_changes_of_one_transaction_are_one_row():
+    created = model.Package(name="one", title="a")
+    model.Session.add(created)
+    model.Session.flush()
+    created.title = "b"
+    model.Session.flush()
+    other = model.Package(name="two", title="a")
+    model.Session.add(other)
+    model.Session.commit()
+    rows = log_rows()
+    assert sorted(json.loads(r.content)["title"] for r in rows) == ["a", "b"]
+    assert {r.labels_before for r in rows} == {None}
+
+
+def test_a_change_that_is_undone_in_its_transaction_is_none():
+    dataset = factories.Dataset(title="a")
+    package = model.Package.get(dataset["id"])
+    for title in ("b", "a"):
+        package.title = title
+        model.Session.flush()
+    model.Session.commit()
+    assert len(log_rows()) == 1
+
+
+def test_what_another_plugin_flushes_after_our_turn_is_captured():
+    dataset = factories.Dataset(title="a")
+    package = model.Package.get(dataset["id"])
+
+    def late(session):
+        if package.title == "b":
+            package.title = "c"
+
+    sa.event.listen(model.Session, "before_commit", late)
+    try:
+        package.title = "b"
+        model.Session.commit()
+    finally:
+        sa.event.remove(model.Session, "before_commit", late)
+    rows = log_rows()
+    assert [(r.version, json.loads(r.content)["title"]) for r in rows] == [(1, "a"), (2, "c")]
+
+
+class TestSavepoints:
+    """Rolled back before, around and after our row: the log tells the truth."""
+
+    def test_before(self):
+        dataset = factories.Dataset(title="a")
+        package = model.Package.get(dataset["id"])
+        nested = model.Session.begin_nested()
+        package.title = "rolled back"
+        model.Session.flush()
+        nested.rollback()
+        package.notes = "kept"
+        model.Session.commit()
+        last = json.loads(log_rows()[-1].content)
+        assert (last["title"], last["notes"]) == ("a", "kept")
+
+    def test_alone_it_leaves_nothing(self):
+        dataset = factories.Dataset(title="a")
+        package = model.Package.get(dataset["id"])
+        nested = model.Session.begin_nested()
+        package.title = "rolled back"
+        model.Session.flush()
+        nested.rollback()
+        model.Session.commit()
+        assert len(log_rows()) == 1
+
+    def test_around_a_whole_action(self):
+        context = as_sysadmin()
+        dataset = factories.Dataset(title="a")
+        nested = model.Session.begin_nested()
+        call_action(
+            "package_patch",
+            {**context, "defer_commit": True, "return_id_only": True},
+            id=dataset["id"],
+            title="rolled back",
+        )
+        if nested.is_active:
+            nested.rollback()
+        model.Session.commit()
+        shown = model.Session.get(model.Package, dataset["id"], populate_existing=True)
+        assert json.loads(log_rows()[-1].content)["title"] == shown.title
+
+    def test_around_a_new_dataset(self):
+        nested = model.Session.begin_nested()
+        model.Session.add(model.Package(name="never"))
+        model.Session.flush()
+        nested.rollback()
+        model.Session.commit()
+        assert log_rows() == []
+
+    def test_after(self):
+        dataset = factories.Dataset(title="a")
+        package = model.Package.get(dataset["id"])
+        package.title = "kept"
+        model.Session.flush()
+        nested = model.Session.begin_nested()
+        package.title = "rolled back"
+        model.Session.flush()
+        nested.rollback()
+        model.Session.commit()
+        rows = log_rows()
+        assert [json.loads(r.content)["title"] for r in rows] == ["a", "kept"]
+
+    def test_released(self):
+        dataset = factories.Dataset(title="a")
+        package = model.Package.get(dataset["id"])
+        with model.Session.begin_nested():
+            package.title = "kept"
+        assert len(log_rows()) == 1
+        model.Session.commit()
+        assert [json.loads(r.content)["title"] for r in log_rows()] == ["a", "kept"]
+
+
+class TestFirstSight:
+    """A dataset that was there before the log was."""
+
+    def test_an_update_counts_as_one(self):
+        dataset = factories.Dataset(title="a", resources=[{"url": "http://example.com/a"}])
+        forget_log()
+        call_action("package_patch", as_sysadmin(), id=dataset["id"], title="b")
+        (row,) = log_rows()
+        assert (row.labels_before, row.labels) == (["public"], ["public"])
+        assert row.first_sight is not None
+
+    def test_labels_before_are_those_of_before(self):
+        organization = factories.Organization()
+        dataset = factories.Dataset(owner_org=organization["id"])
+        forget_log()
+        call_action("package_patch", as_sysadmin(), id=dataset["id"], private=True)
+        (row,) = log_rows()
+        assert (row.labels_before, row.labels) == (["public"], [f"member-{organization['id']}"])
+
+    def test_a_deletion_says_which_it_was(self):
+        dataset = factories.Dataset()
+        forget_log()
+        call_action("package_delete", as_sysadmin(), id=dataset["id"])
+        (row,) = log_rows()
+        assert (row.labels_before, row.labels, row.content) == (["public"], None, None)
+        assert row.facets_before["dataset"] == [dataset["id"], dataset["name"]]
+
+
+class TestTrouble:
+    """Whatever goes wrong here, the save goes through."""
+
+    def test_a_bug_is_logged_with_an_id(self, monkeypatch, caplog):
+        monkeypatch.setattr(listeners.record, "record", lambda *_: 1 / 0)
+        with caplog.at_level(logging.ERROR, logger=listeners.__name__):
+            dataset = factories.Dataset(title="saved")
+        assert call_action("package_show", id=dataset["id"])["title"] == "saved"
+        assert f"the change of dataset {dataset['id']} was not captured" in caplog.text
+        assert log_rows() == []
+
+    def test_a_locked_table_costs_the_lock_timeout(self, caplog):
+        dataset = factories.Dataset(title="a")
+        context = as_sysadmin()
+        with model.meta.engine.connect() as other:
+            transaction = other.begin()
+            other.execute(sa.text("LOCK TABLE webhooks_event IN ACCESS EXCLUSIVE MODE"))
+            started = time.monotonic()
+            call_action("package_patch", context, id=dataset["id"], title="saved")
+            took = time.monotonic() - started
+            transaction.rollback()
+        print(f"saved in {took * 1000:.0f} ms while the event table was locked")
+        assert call_action("package_show", id=dataset["id"])["title"] == "saved"
+        assert "was not captured" in caplog.text
+        assert len(log_rows()) == 1
+
+    def test_missing_tables_are_said_once(self, caplog, monkeypatch):
+        monkeypatch.setattr(listeners, "_said_missing_tables", False)
+        model.Session.execute(sa.text("ALTER TABLE webhooks_event RENAME TO away"))
+        model.Session.commit()
+        try:
+            for _ in range(2):
+                factories.Dataset()
+        finally:
+            model.Session.execute(sa.text("ALTER TABLE away RENAME TO webhooks_event"))
+            model.Session.commit()
+        assert caplog.text.count("ckan db upgrade -p webhooks") == 1
+
+    def test_the_transactions_own_time_limits_come_back(self):
+        limits = sa.text(
+            "SELECT current_setting('lock_timeout'), current_setting('statement_timeout')"
+        )
+        dataset = factories.Dataset()
+        package = model.Package.get(dataset["id"])
+        seen = []
+
+        def late(session):
+            seen.append(session.connection().execute(limits).one())
+
+        sa.event.listen(model.Session, "before_commit", late)
+        try:
+            package.title = "b"
+            model.Session.commit()
+        finally:
+            sa.event.remove(model.Session, "before_commit", late)
+        assert len(log_rows()) == 2
+        assert tuple(seen[0]) == ("0", "0")
+
+
+def test_two_sessions_that_overlap_leave_the_truth():
+    """The second has the dataset in memory as it was before the first committed."""
+    dataset = factories.Dataset(title="a", notes="a")
+    stale = model.Session.get(model.Package, dataset["id"])
+    assert stale.title == "a"
+    other = model.meta.create_local_session()
+    package = other.get(model.Package, dataset["id"])
+    package.title = "by the other"
+    other.commit()
+    other.close()
+    stale.notes = "by this one"
+    model.Session.commit()
+    last = log_rows()[-1]
+    assert last.version == 3
+    told = json.loads(last.content)
+    assert (told["title"], told["notes"]) == ("by the other", "by this one")
