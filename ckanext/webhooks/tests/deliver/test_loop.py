@@ -1,0 +1,321 @@
+"""Claim, send and settle: real rows, a real receiver, in this process."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import ckan.plugins.toolkit as tk
+import pytest
+import sqlalchemy as sa
+from ckan import model
+from ckan.tests import factories
+from ckan.tests.helpers import call_action
+from standardwebhooks import Webhook as Verifier
+
+from ... import owners, tasks
+from ...deliver.claim import claim
+from ..receiver import Received, Receiver
+
+pytestmark = pytest.mark.usefixtures("webhooks_db")
+
+
+@pytest.fixture
+def receiver():
+    with Receiver() as started:
+        yield started
+
+
+def subscribe(receiver: Receiver, user=None, topic="*", **kwargs) -> str:
+    context = {"user": (user or factories.User())["name"], "ignore_auth": False}
+    return call_action("webhook_create", context, topic=topic, address=receiver.url, **kwargs)
+
+
+def secret_of(hook: str) -> str:
+    return call_action("webhook_secret_show", id=hook)["secret"]
+
+
+def deliveries(columns: str = "status, tries, reason"):
+    rows = model.Session.execute(
+        sa.text(f"SELECT {columns} FROM webhooks_delivery ORDER BY sequence, id")
+    ).all()
+    model.Session.commit()
+    return [tuple(row) for row in rows]
+
+
+def make_due() -> None:
+    model.Session.execute(sa.text("UPDATE webhooks_delivery SET due_at = clock_timestamp()"))
+    model.Session.commit()
+
+
+def sysadmin() -> dict:
+    return {"user": factories.Sysadmin()["name"]}
+
+
+def test_a_change_becomes_a_signed_post(receiver):
+    hook = subscribe(receiver)
+    dataset = factories.Dataset(resources=[{"url": "http://example.com/a.csv"}])
+    assert tasks.work_once() == 2
+    for request in receiver.requests:
+        Verifier(secret_of(hook)).verify(request.body.decode(), request.headers)
+    bodies = {r.json["topic"]: r.json for r in receiver.requests}
+    assert sorted(bodies) == ["dataset/create", "resource/create"]
+    told = bodies["dataset/create"]
+    assert told["entity"]["id"] == dataset["id"]
+    assert told["webhook_id"] == hook
+    assert told["ckan"] == tk.config["ckan.site_url"]
+    resource = bodies["resource/create"]
+    assert resource["entity"]["package_id"] == dataset["id"]
+    assert resource["dataset"]["name"] == dataset["name"]
+    assert deliveries() == [("delivered", 1, None)] * 2
+
+
+def test_what_failed_is_sent_again_byte_for_byte(receiver):
+    subscribe(receiver, topic="dataset/create")
+    receiver.respond = lambda request: (500, {}, b"no\x00t now")
+    factories.Dataset()
+    tasks.work_once()
+    assert deliveries() == [("pending", 1, "the endpoint answered 500")]
+    wait = model.Session.execute(
+        sa.text("SELECT due_at - clock_timestamp() FROM webhooks_delivery")
+    ).scalar_one()
+    assert 3.5 < wait.total_seconds() < 6.1
+    assert tasks.work_once() == 0, "it is not due yet"
+    receiver.respond = lambda request: (204, {}, b"")
+    make_due()
+    tasks.work_once()
+    first, second = receiver.requests
+    assert (first.id, first.body) == (second.id, second.body)
+    assert deliveries() == [("delivered", 2, None)]
+    attempts = model.Session.execute(
+        sa.text("SELECT number, http_status, answer FROM webhooks_attempt ORDER BY number")
+    ).all()
+    assert [tuple(a) for a in attempts] == [(1, 500, "no\ufffdt now"), (2, 204, "")]
+
+
+def test_it_ends_as_failed_with_the_reason(receiver, monkeypatch):
+    monkeypatch.setitem(tk.config, "ckanext.webhooks.retry_schedule", ["0", "0"])
+    hook = subscribe(receiver, topic="dataset/create")
+    receiver.respond = lambda request: (302, {"Location": "http://example.com/"}, b"")
+    factories.Dataset()
+    tasks.work_once()
+    assert deliveries() == [
+        ("failed", 2, "the endpoint answered 302; redirects are not followed")
+    ]
+    health = call_action("webhook_show", id=hook)["health"]
+    assert health["failing_since"] and not health["last_success_at"]
+
+
+def test_410_disables_the_webhook_and_cancels_what_waits(receiver):
+    hook = subscribe(receiver, topic="dataset/create")
+    factories.Dataset()
+    receiver.respond = lambda request: (503, {"Retry-After": "3600"}, b"")
+    tasks.work_once()
+    receiver.respond = lambda request: (410, {}, b"")
+    factories.Dataset()
+    tasks.work_once()
+    assert [d[0] for d in deliveries()] == ["cancelled", "failed"]
+    shown = call_action("webhook_show", id=hook)
+    assert shown["state"] == "disabled"
+    assert "410" in shown["state_reason"]
+    factories.Dataset()
+    assert tasks.work_once() == 0
+
+
+def test_deleting_a_webhook_cancels_what_waits(receiver):
+    user = factories.User()
+    hook = subscribe(receiver, user, topic="dataset/create")
+    receiver.respond = lambda request: (500, {}, b"")
+    factories.Dataset()
+    tasks.work_once()
+    call_action("webhook_delete", {"user": user["name"], "ignore_auth": False}, id=hook)
+    assert deliveries() == [("cancelled", 1, "the webhook was deleted")]
+
+
+def test_after_a_rotation_both_secrets_sign(receiver):
+    hook = subscribe(receiver, topic="dataset/create")
+    old = secret_of(hook)
+    call_action("webhook_secret_rotate", id=hook)
+    factories.Dataset()
+    tasks.work_once()
+    (request,) = receiver.requests
+    assert old != secret_of(hook)
+    for secret in (old, secret_of(hook)):
+        Verifier(secret).verify(request.body.decode(), request.headers)
+
+
+def test_custom_headers_go_along(receiver):
+    subscribe(receiver, topic="dataset/create", headers={"Authorization": "Bearer x"})
+    factories.Dataset()
+    tasks.work_once()
+    headers = receiver.requests[0].headers
+    assert headers["authorization"] == "Bearer x"
+    assert headers["content-type"] == "application/json"
+    assert headers["accept-encoding"] == "identity"
+    assert headers["user-agent"].startswith("ckanext-webhooks/")
+
+
+@pytest.mark.parametrize("format_", ["classic", "standard", "cloudevents"])
+def test_each_format_arrives(receiver, format_):
+    subscribe(receiver, topic="dataset/create", format=format_)
+    dataset = factories.Dataset()
+    tasks.work_once()
+    body = receiver.requests[0].json
+    entity = body["entity"] if format_ == "classic" else body["data"]["entity"]
+    assert entity["name"] == dataset["name"]
+
+
+class TestWhatMayStillBeSent:
+    """Between the event and the send, the world goes on."""
+
+    def test_content_that_was_hidden_since_is_superseded(self, receiver):
+        subscribe(receiver)
+        dataset = factories.Dataset(title="secret from now on")
+        call_action("package_patch", sysadmin(), id=dataset["id"], state="draft")
+        tasks.work_once()
+        assert deliveries() == [("cancelled", 0, "superseded"), ("delivered", 1, None)]
+        (request,) = receiver.requests
+        assert b"secret from now on" not in request.body
+        assert request.json["entity"] == {
+            "id": dataset["id"],
+            "name": dataset["name"],
+            "type": "dataset",
+        }
+
+    def test_a_title_set_while_hiding_never_leaves(self, receiver):
+        organization = factories.Organization()
+        subscribe(receiver)
+        dataset = factories.Dataset(owner_org=organization["id"])
+        tasks.work_once()
+        call_action(
+            "package_patch",
+            sysadmin(),
+            id=dataset["id"],
+            private=True,
+            title="hidden",
+            name="hidden-name",
+        )
+        tasks.work_once()
+        assert [r.json["topic"] for r in receiver.requests] == [
+            "dataset/create",
+            "dataset/delete",
+        ]
+        assert b"hidden" not in b"".join(r.body for r in receiver.requests)
+
+    def test_a_deletion_carries_what_was_deleted(self, receiver):
+        subscribe(receiver)
+        dataset = factories.Dataset(title="a title", resources=[{"url": "http://example.com"}])
+        tasks.work_once()
+        receiver.clear()
+        call_action("package_delete", sysadmin(), id=dataset["id"])
+        tasks.work_once()
+        bodies = {r.json["topic"]: r.json for r in receiver.requests}
+        assert bodies["dataset/delete"]["entity"]["title"] == "a title"
+        assert bodies["resource/delete"]["entity"]["url"] == "http://example.com"
+
+    def test_a_removed_resource_is_told_as_it_was(self, receiver):
+        subscribe(receiver, topic="resource/delete")
+        dataset = factories.Dataset(resources=[{"url": "http://example.com/gone"}])
+        call_action("resource_delete", sysadmin(), id=dataset["resources"][0]["id"])
+        tasks.work_once()
+        (request,) = receiver.requests
+        assert request.json["entity"]["url"] == "http://example.com/gone"
+
+    def test_a_purge_takes_back_and_says_nothing_more(self, receiver):
+        subscribe(receiver, topic="dataset/delete")
+        dataset = factories.Dataset(title="purged title")
+        call_action("dataset_purge", sysadmin(), id=dataset["id"])
+        tasks.work_once()
+        (request,) = receiver.requests
+        assert request.json["entity"]["id"] == dataset["id"]
+        assert b"purged title" not in request.body
+
+    @pytest.mark.parametrize("tried_before", [False, True])
+    def test_an_owner_who_lost_the_right_gets_nothing(self, receiver, tried_before):
+        organization = factories.Organization()
+        user = factories.User()
+        member = {"id": organization["id"], "username": user["name"]}
+        call_action("organization_member_create", role="member", **member)
+        subscribe(receiver, user)
+        factories.Dataset(owner_org=organization["id"], private=True, title="members only")
+        if tried_before:
+            receiver.respond = lambda request: (500, {}, b"")
+            tasks.work_once()
+            receiver.clear()
+        call_action("organization_member_delete", sysadmin(), **member)
+        owners.forget()
+        make_due()
+        tasks.work_once()
+        assert receiver.requests == []
+
+    def test_a_deleted_owner_gets_nothing(self, receiver):
+        user = factories.User()
+        subscribe(receiver, user, topic="dataset/create")
+        factories.Dataset()
+        receiver.respond = lambda request: (500, {}, b"")
+        tasks.work_once()
+        call_action("user_delete", sysadmin(), id=user["id"])
+        owners.forget()
+        make_due()
+        tasks.work_once()
+        assert deliveries() == [("cancelled", 1, "the owner is not an active user any more")]
+
+
+def test_an_address_that_is_not_allowed_any_more_is_not_called(receiver, monkeypatch):
+    subscribe(receiver, topic="dataset/create")
+    factories.Dataset()
+    monkeypatch.setitem(tk.config, "ckanext.webhooks.allowed_networks", [])
+    tasks.work_once()
+    assert receiver.requests == []
+    ((status, tries, reason),) = deliveries()
+    assert (status, tries) == ("pending", 1)
+    assert "ckanext.webhooks.allowed_networks" in reason
+
+
+def test_a_lease_that_ran_out_is_taken_by_another(receiver):
+    """As after a SIGKILL between the claim and the settlement."""
+    subscribe(receiver, topic="dataset/create")
+    factories.Dataset()
+    while tasks.dispatch():
+        pass
+    assert claim(10, 10, [], timeout=10).deliveries
+    assert claim(10, 10, [], timeout=10) is None, "a lease is exclusive"
+    assert tasks.work_once() == 0
+    make_due()
+    assert tasks.work_once() == 1
+    assert deliveries() == [("delivered", 1, None)]
+
+
+def test_a_slow_endpoint_delays_no_other(receiver):
+    release = threading.Event()
+
+    def hang(request: Received):
+        release.wait(20)
+        return 200, {}, b""
+
+    with Receiver() as slow:
+        slow.respond = hang
+        subscribe(slow, topic="dataset/create")
+        subscribe(receiver, topic="dataset/create")
+        for _ in range(20):
+            factories.Dataset()
+        worker = threading.Thread(target=tasks.work_once)
+        started = time.monotonic()
+        worker.start()
+        receiver.wait(20, timeout=5)
+        took = time.monotonic() - started
+        assert len(slow.requests) <= tk.config["ckanext.webhooks.max_in_flight_per_webhook"]
+        release.set()
+        worker.join()
+    print(f"20 deliveries in {took * 1000:.0f} ms beside an endpoint that hangs")
+    assert {d[0] for d in deliveries()} == {"delivered"}
+
+
+def test_a_worker_whose_clock_is_wrong_signs_right(receiver, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 1_000_000_000.0)
+    hook = subscribe(receiver, topic="dataset/create")
+    factories.Dataset()
+    tasks.work_once()
+    monkeypatch.undo()
+    (request,) = receiver.requests
+    Verifier(secret_of(hook)).verify(request.body.decode(), request.headers)
