@@ -1,8 +1,13 @@
-"""Fixtures of the database tier; the acceptance tier's are in test_path.py."""
+"""The tiers of the tests, and fixtures of the database tier.
+
+The acceptance tier's fixtures are in test_path.py.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -11,6 +16,7 @@ from ckan import model
 from .. import owners
 
 TABLES = "webhooks, webhooks_event, webhooks_delivery, webhooks_attempt"
+TIERS = ("pure", "database", "acceptance")
 
 
 @pytest.fixture
@@ -22,3 +28,30 @@ def webhooks_db(clean_db: None, migrate_db_for, with_plugins: None) -> Iterator[
     owners.forget()
     yield
     model.Session.rollback()
+
+
+# Before pytest's own, which applies ``-m``.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    """Mark each test with its tier, so that ``-m pure`` is what needs nothing."""
+    for item in items:
+        item.add_marker(_tier(item))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many tests of each tier ran: a tier that ran none shows."""
+    ran = {
+        (report.nodeid, tier)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        for tier in TIERS
+        if tier in getattr(report, "keywords", ())
+    }
+    count = Counter(tier for _nodeid, tier in ran)
+    terminalreporter.write_line(", ".join(f"{tier}: {count[tier]}" for tier in TIERS))
+
+
+def _tier(item: Any) -> str:
+    if item.path.name == "test_path.py":
+        return "acceptance"
+    return "database" if "webhooks_db" in item.fixturenames else "pure"

@@ -1,0 +1,116 @@
+"""Who is told what, and whether it may still be sent: the whole truth tables."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from ..visibility import ALL, Sending, may_see, sending, told
+
+PUBLIC = frozenset({"public"})
+PRIVATE = frozenset({"member-org"})
+OTHER = frozenset({"member-other"})
+HIDDEN = None  # a draft, deleted or purged
+
+ANYONE = frozenset({"public"})
+MEMBER = frozenset({"public", "member-org"})
+NOBODY = frozenset()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "owner", "seen"),
+    [
+        (PUBLIC, ANYONE, True),
+        (PUBLIC, MEMBER, True),
+        (PUBLIC, ALL, True),
+        (PUBLIC, NOBODY, False),
+        (PRIVATE, ANYONE, False),
+        (PRIVATE, MEMBER, True),
+        (PRIVATE, ALL, True),
+        (OTHER, MEMBER, False),
+        (OTHER, ALL, True),
+        # Sysadmins see every dataset that is active, labelled or not.
+        (frozenset(), ALL, True),
+        (frozenset(), MEMBER, False),
+        (HIDDEN, ANYONE, False),
+        (HIDDEN, MEMBER, False),
+        (HIDDEN, ALL, False),
+    ],
+)
+def test_a_dataset_is_seen_by_ckans_rule(dataset, owner, seen):
+    assert may_see(dataset, owner) is seen
+
+
+def test_labels_may_be_in_any_collection():
+    assert may_see(["member-org"], ("public", "member-org"))
+    assert not may_see(["member-org"], ["public"])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "differs", "verb"),
+    [
+        (False, False, False, None),
+        (False, False, True, None),
+        (False, True, False, "create"),
+        (False, True, True, "create"),
+        (True, False, False, "delete"),
+        (True, False, True, "delete"),
+        (True, True, False, None),
+        (True, True, True, "update"),
+    ],
+)
+def test_a_subscriber_is_told_what_changed_in_its_sight(before, after, differs, verb):
+    assert told(before, after, differs) == verb
+
+
+@pytest.mark.parametrize(
+    ("what", "verb", "owner", "before", "after", "deleted", "newest", "expected"),
+    [
+        # Creates and updates: content or nothing, never a stub.
+        ("seen then and now", "update", MEMBER, PRIVATE, PRIVATE, False, PRIVATE, "CONTENT"),
+        ("created and seen", "create", ANYONE, HIDDEN, PUBLIC, False, PUBLIC, "CONTENT"),
+        ("hidden since", "update", ANYONE, PUBLIC, PUBLIC, False, HIDDEN, "NOTHING"),
+        ("made private since", "update", ANYONE, PUBLIC, PUBLIC, False, PRIVATE, "NOTHING"),
+        ("the same, a member", "update", MEMBER, PUBLIC, PUBLIC, False, PRIVATE, "CONTENT"),
+        ("moved away since", "update", MEMBER, PRIVATE, PRIVATE, False, OTHER, "NOTHING"),
+        ("membership lost since", "update", ANYONE, PRIVATE, PRIVATE, False, PRIVATE, "NOTHING"),
+        # What was private at the event stays so, although it was published later.
+        ("published later", "update", ANYONE, PRIVATE, PRIVATE, False, PUBLIC, "NOTHING"),
+        # Deleted since: its newest labels are those it had last.
+        ("deleted since", "update", MEMBER, PRIVATE, PRIVATE, False, PRIVATE, "CONTENT"),
+        ("a sysadmin", "create", ALL, HIDDEN, PRIVATE, False, PRIVATE, "CONTENT"),
+        ("a sysadmin, purged since", "create", ALL, HIDDEN, PRIVATE, False, HIDDEN, "NOTHING"),
+        ("the owner was deleted", "create", NOBODY, HIDDEN, PUBLIC, False, PUBLIC, "NOTHING"),
+        # Deletes: always sent, with content only where something was deleted.
+        ("deleted", "delete", ANYONE, PUBLIC, HIDDEN, True, PUBLIC, "CONTENT"),
+        ("deleted, private", "delete", MEMBER, PRIVATE, HIDDEN, True, PRIVATE, "CONTENT"),
+        ("hidden", "delete", ANYONE, PUBLIC, PRIVATE, False, PRIVATE, "STUB"),
+        ("hidden, published again", "delete", ANYONE, PUBLIC, HIDDEN, False, PUBLIC, "STUB"),
+        ("purged", "delete", ANYONE, PUBLIC, HIDDEN, False, HIDDEN, "STUB"),
+        ("deleted, purged since", "delete", ANYONE, PUBLIC, HIDDEN, True, HIDDEN, "STUB"),
+        ("deleted, rights lost", "delete", ANYONE, PRIVATE, HIDDEN, True, PRIVATE, "STUB"),
+        ("deleted by a sysadmin", "delete", ALL, PRIVATE, HIDDEN, True, PRIVATE, "CONTENT"),
+        ("a sysadmin, hidden", "delete", ALL, PRIVATE, HIDDEN, False, HIDDEN, "STUB"),
+    ],
+)
+def test_what_may_be_sent_now(what, verb, owner, before, after, deleted, newest, expected):
+    assert sending(verb, owner, before, after, deleted, newest) is Sending[expected], what
+
+
+def test_content_never_goes_to_whom_it_may_not_be_shown():
+    """Over every combination: content takes sight of it then, and now."""
+    datasets = (PUBLIC, PRIVATE, OTHER, frozenset(), HIDDEN)
+    owners = (ANYONE, MEMBER, NOBODY, ALL)
+    combinations = itertools.product(
+        ("create", "update", "delete"), owners, datasets, datasets, (True, False), datasets
+    )
+    for verb, owner, before, after, deleted, newest in combinations:
+        may = sending(verb, owner, before, after, deleted, newest)
+        if may is Sending.CONTENT:
+            assert may_see(newest, owner)
+            assert may_see(before if verb == "delete" else after, owner)
+        if verb == "delete":
+            assert may is not Sending.NOTHING, "a delete publishes nothing: it always goes"
+        else:
+            assert may is not Sending.STUB
