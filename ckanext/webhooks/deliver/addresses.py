@@ -9,7 +9,8 @@ is hidden in an IPv6 transition address.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Sequence
 from typing import Union
 from urllib.parse import urlsplit
 
@@ -44,6 +45,8 @@ _REFUSED: tuple[tuple[str, str], ...] = (
     ("240.0.0.0/4", "reserved"),
     ("::/128", "unspecified"),
     ("::1/128", "loopback"),
+    # How an IPv4 address lies in it is each network's own (RFC 8215).
+    ("64:ff9b:1::/48", "local-use NAT64"),
     ("100::/64", "discard-only"),
     ("2001::/23", "reserved"),
     ("2001:db8::/32", "documentation"),
@@ -58,7 +61,7 @@ _REFUSED: tuple[tuple[str, str], ...] = (
 _REFUSED_NETWORKS: tuple[tuple[IPNetwork, str], ...] = tuple(
     (ipaddress.ip_network(text), why) for text, why in _REFUSED
 )
-_NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _COMPATIBLE = ipaddress.ip_network("::/96")
 _UNICAST = ipaddress.ip_network("2000::/3")
 
@@ -103,22 +106,28 @@ def check_ip(ip: str, allowed_networks: Iterable[str]) -> None:
     :raises RefusedAddress: it is not public and not allowed
     """
     address = ipaddress.ip_address(ip.split("%", 1)[0])
-    why = refusal(address)
-    if why is None or _is_allowed(address, allowed_networks):
-        return
-    raise RefusedAddress(
-        f"{ip} is not a public address ({why}); the portal's operator may allow it by {OPTION}"
-    )
+    allowed = [ipaddress.ip_network(text, strict=False) for text in allowed_networks]
+    why = refusal(address, allowed)
+    if why is not None:
+        raise RefusedAddress(
+            f"{ip} is not a public address ({why});"
+            f" the portal's operator may allow it by {OPTION}"
+        )
 
 
-def refusal(address: IPAddress) -> str | None:
+def refusal(address: IPAddress, allowed: Sequence[IPNetwork] = ()) -> str | None:
     """Say what is wrong with an address, or None.
 
-    IPv4 addresses within IPv6 ones are judged too.
+    IPv4 addresses within an IPv6 one are judged too, each by itself: that
+    one of them is allowed says nothing of another.
     """
+    if _is_within(address, allowed):
+        return None
     for inner in (address, *embedded(address)):
+        if _is_within(inner, allowed):
+            continue
         for network, why in _REFUSED_NETWORKS:
-            if inner.version == network.version and inner in network:
+            if _is_within(inner, (network,)):
                 return why
     if address.version == 6 and not embedded(address) and address not in _UNICAST:
         return "reserved"
@@ -128,8 +137,8 @@ def refusal(address: IPAddress) -> str | None:
 def embedded(address: IPAddress) -> tuple[ipaddress.IPv4Address, ...]:
     """Give the IPv4 addresses that an IPv6 address stands for.
 
-    IPv4-mapped and -compatible (RFC 4291), NAT64 (RFC 6052, RFC 8215), 6to4
-    (RFC 3056), Teredo (RFC 4380: server and client), ISATAP (RFC 5214).
+    IPv4-mapped and -compatible (RFC 4291), NAT64 (RFC 6052), 6to4 (RFC 3056),
+    Teredo (RFC 4380: server and client), ISATAP (RFC 5214).
     """
     if address.version == 4:
         return ()
@@ -143,12 +152,14 @@ def embedded(address: IPAddress) -> tuple[ipaddress.IPv4Address, ...]:
     last = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     is_compatible = address in _COMPATIBLE and int(address) > 1
     is_isatap = (int(address) >> 32) & 0xFFFFFFFF in (0x5EFE, 0x02005EFE)
-    if any(address in network for network in _NAT64) or is_compatible or is_isatap:
+    if address in _NAT64 or is_compatible or is_isatap:
         found.append(last)
     return tuple(found)
 
 
 def _check_host(host: str, allowed_networks: tuple[str, ...]) -> None:
+    # As IDNA will: digits, letters and full stops have many forms.
+    host = unicodedata.normalize("NFKC", host).replace("\u3002", ".")
     ip = _as_ip(host)
     if ip is not None:
         check_ip(str(ip), allowed_networks)
@@ -199,10 +210,5 @@ def _odd_number(text: str) -> int | None:
         return None
 
 
-def _is_allowed(address: IPAddress, allowed_networks: Iterable[str]) -> bool:
-    for text in allowed_networks:
-        network = ipaddress.ip_network(text, strict=False)
-        for candidate in (address, *embedded(address)):
-            if candidate.version == network.version and candidate in network:
-                return True
-    return False
+def _is_within(address: IPAddress, networks: Iterable[IPNetwork]) -> bool:
+    return any(address.version == n.version and address in n for n in networks)
