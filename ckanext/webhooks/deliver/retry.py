@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,7 +79,10 @@ def retry_after(value: str | None, now: float) -> float:
         seconds = float(text[:12])
     else:
         try:
-            seconds = parsedate_to_datetime(text).timestamp() - now
+            date = parsedate_to_datetime(text)
+            # Two forms of a date name no zone: HTTP's dates are in UTC.
+            date = date if date.tzinfo else date.replace(tzinfo=datetime.timezone.utc)
+            seconds = date.timestamp() - now
         except (TypeError, ValueError, OverflowError):
             return 0.0
     return min(max(seconds, MIN_RETRY_AFTER), MAX_RETRY_AFTER)
