@@ -1,0 +1,391 @@
+"""The whole way, on a running stack: CKAN over HTTP, PostgreSQL, Redis, Solr, a
+Celery worker, and a receiver; with processes killed and Redis gone on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import ckanapi
+import psycopg2
+import pytest
+from standardwebhooks import Webhook as Verifier
+
+from .receiver import Received, Receiver
+from .site import Process, Site
+
+FOLDER = Path(__file__).parents[3] / ".dev" / "run" / f"path-{os.getpid()}"
+TOPICS = {
+    f"{entity}/{verb}"
+    for entity in ("dataset", "resource")
+    for verb in ("create", "update", "delete")
+}
+
+# Kills the web process at a chosen moment of a transaction that holds an event
+# row: after our listener wrote it, or after the commit and before our nudge.
+FAULTS = """
+import os
+import signal
+
+import sqlalchemy
+from ckan.model import meta
+
+here = os.path.dirname(os.path.abspath(__file__))
+written = sqlalchemy.text("SELECT count(*) FROM webhooks_event WHERE transaction_id = txid_current()")
+
+
+def die(moment):
+    if os.path.exists(os.path.join(here, moment)):
+        os.remove(os.path.join(here, moment))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def before_commit(session):
+    if session.in_nested_transaction():
+        return
+    session.info["holds event"] = session.connection().execute(written).scalar() > 0
+    if session.info["holds event"]:
+        die("die-before-commit")
+
+
+def after_commit(session):
+    if not session.in_nested_transaction() and session.info.get("holds event"):
+        die("die-before-nudge")
+
+
+sqlalchemy.event.listen(meta.Session, "before_commit", before_commit)
+sqlalchemy.event.listen(meta.Session, "after_commit", after_commit, insert=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    """A site under gunicorn, whose Redis may be stopped."""
+    options = {"ckanext.webhooks.timeout": "3"}
+    with Site(FOLDER, own_redis=True, options=options) as prepared:
+        with open(prepared.folder / "wsgi.py", "a") as wsgi:
+            wsgi.write(FAULTS)
+        prepared.start_web("gunicorn", workers=2)
+        yield prepared
+    shutil.rmtree(FOLDER)
+
+
+@pytest.fixture
+def ckan(site: Site) -> ckanapi.RemoteCKAN:
+    return ckanapi.RemoteCKAN(site.url, apikey=site.token)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as started:
+        yield started
+
+
+@pytest.fixture
+def worker(site: Site) -> Iterator[Process]:
+    with working(site) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def working(site: Site) -> Iterator[Process]:
+    """A worker that is ready."""
+    process = site.start_worker()
+    await_log(process, " ready.")
+    yield process
+    site.stop_workers()
+
+
+def await_log(process: Process, text: str, seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while text not in process.log.read_text(errors="replace"):
+        if time.monotonic() > deadline or not process.alive:
+            raise process.error(f"did not say {text!r}")
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def hook(ckan: ckanapi.RemoteCKAN, receiver: Receiver) -> Iterator[str]:
+    """A webhook for everything, at the receiver."""
+    created = ckan.action.webhook_create(topic="*", address=receiver.url + "/callback")
+    yield created
+    with contextlib.suppress(ckanapi.errors.CKANAPIError):
+        ckan.action.webhook_delete(id=created)
+
+
+def unique(prefix: str = "dataset") -> str:
+    return f"{prefix}-{uuid.uuid4().hex[:12]}"
+
+
+def new_dataset(ckan: ckanapi.RemoteCKAN, **fields) -> dict:
+    if "owner_org" not in fields:
+        fields["owner_org"] = ckan.action.organization_create(name=unique("org"))["id"]
+    return ckan.action.package_create(name=unique(), **fields)
+
+
+def rows(site: Site, sql: str, *values) -> list[tuple]:
+    connection = psycopg2.connect(site.database_url)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(sql, values)
+            return cursor.fetchall()
+    finally:
+        connection.close()
+
+
+def topics_of(requests: list[Received], dataset_id: str) -> list[str]:
+    """What was told of one dataset, in the order of its sequence, repeats dropped."""
+    found = {}
+    for body in (r.json for r in requests):
+        about = body.get("dataset", body["entity"])["id"]
+        if about == dataset_id:
+            found[body["event_id"]] = (body["sequence"], body["topic"])
+    return [topic for _sequence, topic in sorted(found.values())]
+
+
+def test_six_topics_arrive_signed(ckan, receiver, worker, hook):
+    secret = ckan.action.webhook_secret_show(id=hook)["secret"]
+    dataset = new_dataset(ckan, resources=[{"url": "http://example.com/a.csv", "name": "a"}])
+    resource = dataset["resources"][0]
+    ckan.action.resource_patch(id=resource["id"], name="b")
+    ckan.action.resource_delete(id=resource["id"])
+    ckan.action.package_patch(id=dataset["id"], title="New")
+    ckan.action.package_delete(id=dataset["id"])
+    requests = receiver.wait(8)
+    for request in requests:
+        Verifier(secret).verify(request.body.decode(), request.headers)
+    assert {r.json["topic"] for r in requests} == TOPICS
+    assert topics_of(requests, dataset["id"]) == [
+        "dataset/create",
+        "resource/create",
+        "dataset/update",
+        "resource/update",
+        "dataset/update",
+        "resource/delete",
+        "dataset/update",
+        "dataset/delete",
+    ]
+    assert receiver.settle(1.0) == requests, "nothing came twice"
+
+
+def test_the_readme_of_2015_works(site, receiver):
+    ckan = ckanapi.RemoteCKAN(site.url, apikey=site.token)
+    hook = ckan.action.webhook_create(topic="dataset/create", address=receiver.url + "/callback")
+    assert isinstance(hook, str)
+    assert ckan.action.webhook_show(id=hook)["topic"] == "dataset/create"
+    assert ckan.action.webhook_delete(id=hook) == hook
+    with pytest.raises(ckanapi.NotFound):
+        ckan.action.webhook_show(id=hook)
+
+
+def curl(site: Site, action: str, *arguments: str) -> tuple[int, dict]:
+    done = subprocess.run(
+        ["curl", "-sS", "-w", "\n%{http_code}", "-H", f"Authorization: {site.token}"]
+        + [f"{site.url}/api/3/action/{action}", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    body, _, status = done.stdout.rpartition("\n")
+    return int(status), json.loads(body)
+
+
+def test_curl_works_and_reading_by_get(site, receiver):
+    json_type = ("-H", "Content-Type: application/json")
+    data = json.dumps({"topic": "dataset/create", "address": receiver.url})
+    status, answer = curl(site, "webhook_create", *json_type, "-d", data)
+    assert status == 200
+    hook = answer["result"]
+    status, answer = curl(site, f"webhook_show?id={hook}")
+    assert (status, answer["result"]["id"]) == (200, hook)
+    status, answer = curl(site, "webhook_list?limit=1000")
+    assert hook in [w["id"] for w in answer["result"]]
+    data = json.dumps({"topic": "dataset/create", "address": "http://10.0.0.1/"})
+    status, answer = curl(site, "webhook_create", *json_type, "-d", data)
+    assert status == 409
+    assert "ckanext.webhooks.allowed_networks" in answer["error"]["address"][0]
+    assert curl(site, "webhook_delete", *json_type, "-d", json.dumps({"id": hook}))[0] == 200
+
+
+def test_a_process_killed_before_the_commit_tells_nothing(site, ckan, receiver, worker, hook):
+    dataset = new_dataset(ckan, title="a")
+    receiver.wait(1)
+    (site.folder / "die-before-commit").touch()
+    with pytest.raises(Exception):
+        ckan.action.package_patch(id=dataset["id"], title="never committed")
+    assert not (site.folder / "die-before-commit").exists(), "the process was killed"
+    assert ckan.action.package_show(id=dataset["id"])["title"] == "a"
+    assert topics_of(receiver.settle(3.0), dataset["id"]) == ["dataset/create"]
+
+
+def test_a_process_killed_before_the_nudge_loses_nothing(site, ckan, receiver, worker, hook):
+    dataset = new_dataset(ckan, title="a")
+    receiver.wait(1)
+    (site.folder / "die-before-nudge").touch()
+    killed = time.monotonic()
+    with pytest.raises(Exception):
+        ckan.action.package_patch(id=dataset["id"], title="committed")
+    assert not (site.folder / "die-before-nudge").exists(), "the process was killed"
+    told = receiver.wait(2)[-1]
+    print(f"found without a nudge {told.at - killed:.2f} s after the kill")
+    assert told.json["entity"]["title"] == "committed"
+
+
+def save(ckan: ckanapi.RemoteCKAN, dataset: dict, title: str) -> float:
+    """Save a dataset, and give the seconds that took."""
+    started = time.monotonic()
+    saved = ckan.action.package_patch(id=dataset["id"], title=title)
+    assert saved["title"] == title
+    return time.monotonic() - started
+
+
+@pytest.mark.parametrize("fault", ["stopped", "silent"])
+@pytest.mark.parametrize("server", ["gunicorn", "uwsgi"])
+def test_a_broker_that_is_away_costs_little_and_loses_nothing(
+    site, ckan, receiver, hook, server, fault
+):
+    """Every save succeeds; a pass without Celery delivers, and so does the worker later."""
+    site.start_web(server, workers=1)
+    try:
+        dataset = new_dataset(ckan)
+        usual = statistics.median(save(ckan, dataset, f"usual {n}") for n in range(9))
+        threads = len(os.listdir(f"/proc/{worker_pid(site)}/task"))
+        receiver_had = len(receiver.requests)
+        site.stop_redis() if fault == "stopped" else site.freeze_redis()
+        first = save(ckan, dataset, "without broker 0")
+        later = [save(ckan, dataset, f"without broker {n}") for n in range(1, 6)]
+        print(
+            f"{server}, Redis {fault}: a save takes {usual * 1000:.0f} ms, the first without"
+            f" the broker {(first - usual) * 1000:+.0f} ms, those after it"
+            f" {(statistics.median(later) - usual) * 1000:+.0f} ms"
+        )
+        assert first < usual + 2, "the broker's silence reached the save"
+        assert len(receiver.requests) == receiver_had
+        site.ckan("webhooks", "deliver")
+        told = [r.json["entity"]["title"] for r in receiver.wait(1 + 9 + 6)]
+        assert set(told) >= {f"without broker {n}" for n in range(6)}
+        save(ckan, dataset, "found by the worker")
+        site.start_redis() if fault == "stopped" else site.thaw_redis()
+        with working(site):
+            receiver.wait(1 + 9 + 6 + 1)
+        assert threads == 1, "the web process needs no thread"
+    finally:
+        site.start_redis() if fault == "stopped" else site.thaw_redis()
+        site.start_web("gunicorn", workers=2)
+
+
+def worker_pid(site: Site) -> int:
+    """The pid of a child of the prefork server, which is who serves."""
+    assert site.web is not None
+    children = Path(f"/proc/{site.web.pid}/task/{site.web.pid}/children").read_text().split()
+    return int(children[0])
+
+
+def test_redis_that_comes_back_needs_no_person(site, ckan, receiver, worker, hook):
+    dataset = new_dataset(ckan)
+    receiver.wait(1)
+    site.stop_redis()
+    save(ckan, dataset, "while Redis was away")
+    receiver.wait(2)
+    site.start_redis()
+    await_log(worker, "Connected to redis")
+    save(ckan, dataset, "and back")
+    receiver.wait(3)
+
+
+def test_a_worker_killed_in_flight_delivers_in_the_end(site, ckan, receiver, hook):
+    released = threading.Event()
+
+    def hang(request: Received):
+        released.wait(30)
+        return 200, {}, b""
+
+    receiver.respond = hang
+    with working(site) as first:
+        dataset = new_dataset(ckan)
+        receiver.wait(1)
+        first.kill()
+    killed = time.monotonic()
+    receiver.respond = lambda request: (200, {}, b"")
+    released.set()
+    with working(site):
+        again = receiver.wait(2)[-1]
+        print(f"delivered again {again.at - killed:.1f} s after the kill")
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            statuses = rows(site, "SELECT status, tries FROM webhooks_delivery WHERE webhook_id = %s", hook)
+            if statuses == [("delivered", 1)]:
+                break
+            time.sleep(0.1)
+    assert statuses == [("delivered", 1)]
+    assert len({r.id for r in receiver.requests}) == 1
+    assert topics_of(receiver.requests, dataset["id"]) == ["dataset/create"]
+
+
+def test_workers_and_passes_at_the_same_time_send_nothing_twice(site, ckan, receiver, hook):
+    dataset = new_dataset(ckan)
+    with working(site), working(site):
+        passing = threading.Thread(target=site.ckan, args=("webhooks", "deliver"))
+        passing.start()
+        for n in range(30):
+            save(ckan, dataset, f"title {n}")
+        passing.join()
+        requests = receiver.settle(3.0)
+    assert len(requests) == len({r.id for r in requests}) == 31
+
+
+def test_celery_by_its_own_command_works_too(site, ckan, receiver, hook):
+    celery = Path(sys.executable).with_name("celery")
+    log = site.folder / "celery.log"
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            [celery, "-A", "ckanext.webhooks.worker", "worker", "--loglevel=INFO"],
+            cwd=site.folder,
+            env=site.environment(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        new_dataset(ckan)
+        receiver.wait(1, timeout=40)
+    finally:
+        process.terminate()
+        code = process.wait(20)
+    assert code == 0, log.read_text()
+
+
+def test_a_worker_is_small(site, ckan, receiver, worker, hook):
+    for _ in range(5):
+        new_dataset(ckan)
+    receiver.wait(5)
+    status = Path(f"/proc/{worker.pid}/status").read_text()
+    resident = int(status.split("VmRSS:")[1].split()[0]) / 1024
+    print(f"one worker: {resident:.0f} MB resident")
+    assert resident < 200
+
+
+def test_a_private_dataset_reaches_its_owner_alone(site, ckan, receiver, worker, hook):
+    with Receiver() as elsewhere:
+        name = unique("user")
+        ckan.action.user_create(name=name, email=f"{name}@example.com", password=unique("pw"))
+        token = ckan.action.api_token_create(user=name, name="t")["token"]
+        stranger = ckanapi.RemoteCKAN(site.url, apikey=token)
+        stranger.action.webhook_create(topic="*", address=elsewhere.url)
+        private = new_dataset(ckan, private=True)
+        public = new_dataset(ckan)
+        elsewhere.wait(1)
+        assert topics_of(elsewhere.settle(1.0), public["id"]) == ["dataset/create"]
+        assert topics_of(elsewhere.requests, private["id"]) == []
+        assert topics_of(receiver.wait(2), private["id"]) == ["dataset/create"]
+        with pytest.raises(ckanapi.NotAuthorized):
+            stranger.action.webhook_show(id=hook)
