@@ -1,0 +1,91 @@
+# Debian and Ubuntu packages: finds what is missing, installs only that.
+# Sourced; wants messages.sh.
+
+# The newest PostgreSQL here; Debian keeps its binaries off the PATH.
+postgresql_bin() {
+    local newest
+    newest=$(printf '%s\n' /usr/lib/postgresql/*/bin | sort -V | tail -n 1)
+    if [[ -x $newest/initdb ]]; then
+        say "$newest"
+    elif command -v initdb >/dev/null; then
+        dirname "$(command -v initdb)"
+    else
+        return 1
+    fi
+}
+
+# The names of the packages that are missing for CKAN and the services to start.
+missing_packages() {
+    local python
+    if python=$(find_python); then
+        "$python" -c 'import ensurepip, venv' 2>/dev/null || say python3-venv
+        # CKAN's psycopg2 comes as source only: a compiler and two sets of headers.
+        "$python" -c 'import os, sysconfig as s, sys
+sys.exit(not os.path.exists(os.path.join(s.get_path("include"), "Python.h")))' || say python3-dev
+    else
+        printf '%s\n' python3-venv python3-dev
+    fi
+    command -v gcc >/dev/null || printf '%s\n' gcc libc6-dev
+    command -v pg_config >/dev/null || say libpq-dev
+    /sbin/ldconfig -p | grep -q 'libmagic\.so\.1' || say libmagic1
+    # Tests start a Redis of their own to break it, whoever serves CKAN's.
+    command -v redis-server >/dev/null || say redis-server
+    [[ -n ${CKAN_SQLALCHEMY_URL:-} ]] || postgresql_bin >/dev/null || say postgresql
+    if [[ -z ${CKAN_SOLR_URL:-} ]]; then
+        # The Solr server is one Java file that is compiled as it starts: a JDK.
+        command -v javac >/dev/null || say default-jdk-headless
+        command -v mvn >/dev/null || say maven
+    fi
+}
+
+as_root() {
+    if [[ $EUID -eq 0 ]]; then "$@"; else sudo -n "$@"; fi
+}
+
+packages() {
+    local missing
+    mapfile -t missing < <(missing_packages)
+    [[ ${#missing[@]} -gt 0 ]] || return 0
+    local by_hand="sudo apt-get update && sudo apt-get install -y --no-install-recommends ${missing[*]}"
+    command -v apt-get >/dev/null ||
+        die "this is not Debian or Ubuntu, and these are missing: ${missing[*]}" \
+            "Install what your system calls them, then run this again."
+    if [[ $EUID -ne 0 ]] && ! sudo -n true 2>/dev/null; then
+        die "packages are missing, and you are neither root nor have sudo without a password." \
+            "Let somebody who is run this, then run this again:" "$by_hand"
+    fi
+    step "packages: ${missing[*]}"
+    mkdir -p "$DEV/log"
+    install_packages "${missing[@]}" >"$DEV/log/packages.log" 2>&1 ||
+        die_with_log "apt could not install the packages." "$DEV/log/packages.log" "Try by hand:" "$by_hand"
+    mapfile -t missing < <(missing_packages)
+    [[ ${#missing[@]} -eq 0 ]] ||
+        die "still missing after apt installed them: ${missing[*]}" \
+            "CKAN $CKAN wants $(python_wanted); this system may have none in its packages."
+}
+
+# Only the programs are wanted. Without the two files Debian would start a
+# PostgreSQL and a Redis of the system's own, and again at every boot.
+install_packages() (
+    policy=/usr/sbin/policy-rc.d
+    no_cluster=/etc/postgresql-common/createcluster.d/ckanext-webhooks.conf
+    made=()
+    # shellcheck disable=SC2329 # the trap calls it
+    tidy() { [[ ${#made[@]} -eq 0 ]] || as_root rm -f "${made[@]}"; }
+    trap tidy EXIT
+    trap 'exit 130' INT TERM
+    if [[ ! -e $policy ]]; then
+        made+=("$policy")
+        printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+        as_root chmod 755 "$policy"
+    fi
+    made+=("$no_cluster")
+    as_root mkdir -p "$(dirname "$no_cluster")"
+    echo 'create_main_cluster = false' | as_root tee "$no_cluster" >/dev/null
+    as_root apt-get update -q
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"
+    # Debian's unit is of no use to us, and would be started at the next boot.
+    if [[ " $* " == *" redis-server "* ]] && command -v systemctl >/dev/null; then
+        as_root systemctl disable -q redis-server || true
+    fi
+)

@@ -1,0 +1,28 @@
+# What every command in bin/ begins with: where things are, which CKAN, and how
+# to get an environment and services for it.
+# Sourced.
+
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
+DEV=$ROOT/.dev
+CKAN=${CKAN:-2.12}
+export CKAN
+mkdir -p "$DEV/log"
+
+# shellcheck source=bin/lib/messages.sh
+. "$ROOT/bin/lib/messages.sh"
+# shellcheck source=bin/lib/processes.sh
+. "$ROOT/bin/lib/processes.sh"
+# shellcheck source=bin/lib/debian.sh
+. "$ROOT/bin/lib/debian.sh"
+# shellcheck source=bin/lib/python.sh
+. "$ROOT/bin/lib/python.sh"
+# shellcheck source=bin/lib/services.sh
+. "$ROOT/bin/lib/services.sh"
+
+# CKAN reads these as well, and prefers them over its ini file.
+unset CKAN_INI CKAN_SITE_URL CKAN_SITE_ID
+
+# site COMMAND…: see ckanext/webhooks/tests/site.py
+site() { "$VENV/bin/python" -m ckanext.webhooks.tests.site "$@"; }

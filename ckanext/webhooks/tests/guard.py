@@ -1,0 +1,84 @@
+"""Runs one command, and leaves nothing of it behind.
+
+``python -I guard.py COMMAND…`` starts the command in a session of its own and
+prints its pid. When standard input ends (because whoever holds its other end
+closed it, or died, be it by ``kill -9``) the command and everything that it has
+started, however deep and in whichever session, is killed. So it is when the
+command ends by itself and leaves children. Linux only; nothing but the standard
+library, so that it starts in 20 ms.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def main(command: list[str]) -> int:
+    """Run the command.
+
+    :returns: its exit code, as a shell gives it
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # only the end of the input counts
+    # Orphans of the command become our children, so we find them.
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr,  # both into the log; our own output is for the pid alone
+        start_new_session=True,
+        preexec_fn=_default_signals,
+    )
+    print(child.pid, flush=True)
+    sys.stdout.close()
+    os.close(1)
+    ended = os.pidfd_open(child.pid)
+    ready, _, _ = select.select([0, ended], [], [])
+    if ended not in ready:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+    code = child.wait()
+    _kill_children()
+    return code if code >= 0 else 128 - code
+
+
+def _default_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _kill_children() -> None:
+    """Kill children until there are none: each kill makes its children ours."""
+    while True:
+        for pid in _children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        time.sleep(0.01)
+
+
+def _children() -> list[int]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as stat:
+                if int(stat.read().rpartition(")")[2].split()[1]) == os.getpid():
+                    found.append(int(name))
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
