@@ -25,5 +25,6 @@ holds this; the contract is in setup.cfg)::
     owners
     queue
     model
-    topics, config, visibility, difference, encryption, version
+    topics, config, visibility, difference
+    encryption, version
 """

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from typing import Any
 
+import ckan.plugins.toolkit as tk
 import click
 from ckan import model as ckan_model
 
@@ -32,19 +35,14 @@ def worker(concurrency: int, loglevel: str) -> None:
     Any number of workers may run, on any number of machines.
     """
     _require_tables()
-    from .worker import app
-
-    app.worker_main(
-        [
-            "worker",
-            f"--concurrency={concurrency}",
-            f"--loglevel={loglevel}",
-            # Workers need not know of each other: the tables say what is taken.
-            "--without-gossip",
-            "--without-mingle",
-            "--without-heartbeat",
-        ]
-    )
+    os.environ["CKAN_INI"] = tk.config["__file__"]
+    # The same command that Celery's users know, in this very process: what the
+    # command line alone needed of CKAN is not kept in memory.
+    command = [sys.executable, "-m", "celery", "-A", "ckanext.webhooks.worker", "worker"]
+    command += [f"--concurrency={concurrency}", f"--loglevel={loglevel}"]
+    # Workers need not know of each other: the tables say what is taken.
+    command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    os.execv(command[0], command)
 
 
 @webhooks.command()

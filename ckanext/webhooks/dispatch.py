@@ -198,7 +198,7 @@ def _number(connection: Connection, events: Sequence[_Told]) -> None:
         ),
         {"count": len(events)},
     ).all()
-    for event, (sequence, now) in zip(events, numbers):
+    for event, (sequence, now) in zip(events, numbers, strict=True):
         event.row["sequence"] = sequence
         event.row["dispatched_at"] = now
 
@@ -271,7 +271,8 @@ def _pair(event: _Told, user_id: str, owner: owners.Owner) -> dict[str, Any] | N
 # Filters: each facet that a webhook names must have one of the values named.
 _MATCHES = """NOT EXISTS (
     SELECT FROM jsonb_each(w.filters) f
-    WHERE NOT coalesce({facets} -> f.key, '[]') ?| ARRAY(SELECT jsonb_array_elements_text(f.value)))"""
+    WHERE NOT coalesce({facets} -> f.key, '[]')
+        ?| ARRAY(SELECT jsonb_array_elements_text(f.value)))"""
 
 _INSERT = sa.text(
     f"""

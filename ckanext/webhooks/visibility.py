@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection
-from typing import Final, Literal, Optional, Union
+from typing import Final, Literal
 
 
 class _All(enum.Enum):
@@ -19,8 +19,8 @@ class _All(enum.Enum):
 
 ALL: Final = _All.ALL
 
-DatasetLabels = Optional[Collection[str]]
-OwnerLabels = Union[Collection[str], Literal[_All.ALL]]
+DatasetLabels = Collection[str] | None
+OwnerLabels = Collection[str] | Literal[_All.ALL]
 Verb = Literal["create", "update", "delete"]
 
 

@@ -42,7 +42,9 @@ def configure() -> None:
     :raises ImproperlyConfigured: the tables are missing
     """
     if model.missing_tables():
-        raise ImproperlyConfigured(f"The tables of the webhooks plugin are missing: {HOW_TO_MIGRATE}")
+        raise ImproperlyConfigured(
+            f"The tables of the webhooks plugin are missing: {HOW_TO_MIGRATE}"
+        )
     queue.configure()
     queue.app.conf.update(
         broker_connection_timeout=_PATIENCE,

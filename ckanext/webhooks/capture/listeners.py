@@ -146,8 +146,7 @@ def _log_missing_tables() -> None:
 
 def _log_failure(what: str) -> None:
     log.exception(
-        "webhooks [%s]: %s; the save itself goes through. Please report this with the"
-        " lines below.",
+        "webhooks [%s]: %s; the save itself goes through. Please report this with the lines below.",
         uuid.uuid4(),
         what,
     )

@@ -144,9 +144,7 @@ def _bounded(connection: Connection) -> Iterator[None]:
 
 
 def _read_log(connection: Connection, dataset_id: str) -> _Log:
-    rows = connection.execute(
-        _NEWEST, {"id": dataset_id, "window": _COMMIT_TAKES_AT_MOST}
-    ).all()
+    rows = connection.execute(_NEWEST, {"id": dataset_id, "window": _COMMIT_TAKES_AT_MOST}).all()
     own = rows[0] if rows and rows[0].own else None
     earlier = rows[1:] if own is not None else rows
     return _Log(own, earlier[0] if earlier else None)
@@ -219,9 +217,7 @@ def _last_content(log: _Log, package: Any) -> Any:
     if log.previous is None or _state(package) is not State.DELETED:
         return None
     previous = _TABLE.alias()
-    return (
-        sa.select(previous.c.content).where(previous.c.id == log.previous.id).scalar_subquery()
-    )
+    return sa.select(previous.c.content).where(previous.c.id == log.previous.id).scalar_subquery()
 
 
 def _first_sight(log: _Log, touched: Touched) -> dict[str, str] | None:

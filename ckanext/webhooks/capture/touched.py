@@ -158,7 +158,8 @@ def _datasets_of(instance: Any) -> list[str]:
     if isinstance(instance, model.Member):
         return [instance.table_id] if instance.table_name == "package" else []
     if isinstance(instance, _PARTS):
-        id_ = instance.package_id or getattr(getattr(instance, "package", None), "id", None)
+        id_ = getattr(instance, "package_id", None)
+        id_ = id_ or getattr(getattr(instance, "package", None), "id", None)
         return [id_] if id_ else []
     return []
 

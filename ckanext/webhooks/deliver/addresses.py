@@ -11,11 +11,10 @@ from __future__ import annotations
 import ipaddress
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Union
 from urllib.parse import urlsplit
 
-IPAddress = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
-IPNetwork = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # What browsers and servers accept; longer ones are a mistake or an attack.
 MAX_URL_LENGTH = 2048
@@ -110,8 +109,7 @@ def check_ip(ip: str, allowed_networks: Iterable[str]) -> None:
     why = refusal(address, allowed)
     if why is not None:
         raise RefusedAddress(
-            f"{ip} is not a public address ({why});"
-            f" the portal's operator may allow it by {OPTION}"
+            f"{ip} is not a public address ({why}); the portal's operator may allow it by {OPTION}"
         )
 
 

@@ -94,9 +94,7 @@ _NEWEST = sa.text(
 )
 
 
-def claim(
-    count: int, per_webhook: int, busy: Collection[str], timeout: float
-) -> Claimed | None:
+def claim(count: int, per_webhook: int, busy: Collection[str], timeout: float) -> Claimed | None:
     """Lease up to ``count`` deliveries that are due, the oldest first.
 
     :param per_webhook: at most so many of one webhook
@@ -121,12 +119,8 @@ def claim(
         webhooks = connection.execute(
             _WEBHOOKS, {"ids": list({d.webhook_id for d in deliveries})}
         ).all()
-        events = connection.execute(
-            _EVENTS, {"ids": list({d.event_id for d in deliveries})}
-        ).all()
-        newest = connection.execute(
-            _NEWEST, {"ids": list({e.dataset_id for e in events})}
-        ).all()
+        events = connection.execute(_EVENTS, {"ids": list({d.event_id for d in deliveries})}).all()
+        newest = connection.execute(_NEWEST, {"ids": list({e.dataset_id for e in events})}).all()
     return Claimed(
         sorted(deliveries, key=lambda d: (d.sequence, d.id)),
         {row.id: row for row in webhooks},

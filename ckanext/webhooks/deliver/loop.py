@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -37,7 +37,7 @@ USER_AGENT = f"ckanext-webhooks/{__version__}"
 _driving = threading.Lock()
 _wanted = threading.Event()
 # What ended; None stands for a call to look for more.
-_inbox: queue.SimpleQueue[Optional[Attempted]] = queue.SimpleQueue()
+_inbox: queue.SimpleQueue[Attempted | None] = queue.SimpleQueue()
 
 
 def deliver_due(stopping: Callable[[], bool] = lambda: False) -> int:
@@ -230,9 +230,7 @@ class _Drive:
         )
 
 
-def _sending(
-    delivery: Any, event: Any, newest: dict[str, Any], owner: owners.Owner
-) -> Sending:
+def _sending(delivery: Any, event: Any, newest: dict[str, Any], owner: owners.Owner) -> Sending:
     return sending(
         delivery.topic.split("/")[1],
         owner.labels,

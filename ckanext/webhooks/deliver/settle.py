@@ -105,9 +105,7 @@ def cancel(reasons: dict[int, str]) -> None:
     if not reasons:
         return
     with transaction() as connection:
-        connection.execute(
-            _CANCEL, {"ids": list(reasons), "reasons": list(reasons.values())}
-        )
+        connection.execute(_CANCEL, {"ids": list(reasons), "reasons": list(reasons.values())})
 
 
 def _attempt_row(attempted: Attempted) -> dict[str, Any]:
@@ -133,7 +131,7 @@ def _write_health(
     connection: Connection, attempted: Sequence[Attempted], decisions: Sequence[Decision]
 ) -> None:
     """Note per webhook how its last attempt of the set went."""
-    last = {a.delivery.webhook_id: d for a, d in zip(attempted, decisions)}
+    last = {a.delivery.webhook_id: d for a, d in zip(attempted, decisions, strict=True)}
     succeeded = [id_ for id_, d in last.items() if d.verdict is Verdict.DELIVERED]
     failed = [id_ for id_, d in last.items() if d.verdict is not Verdict.DELIVERED]
     if succeeded:
@@ -142,7 +140,7 @@ def _write_health(
         connection.execute(_FAILED, {"ids": failed})
     gone = {
         a.delivery.webhook_id
-        for a, d in zip(attempted, decisions)
+        for a, d in zip(attempted, decisions, strict=True)
         if d.verdict is Verdict.DISABLE
     }
     if gone:

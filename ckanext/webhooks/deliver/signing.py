@@ -25,9 +25,7 @@ def sign(webhook_id: str, timestamp: int, body: bytes, secret: str) -> str:
     return "v1," + base64.b64encode(digest).decode()
 
 
-def headers(
-    webhook_id: str, timestamp: int, body: bytes, secrets: Sequence[str]
-) -> dict[str, str]:
+def headers(webhook_id: str, timestamp: int, body: bytes, secrets: Sequence[str]) -> dict[str, str]:
     """Give the three headers; there is one signature for each secret."""
     return {
         "webhook-id": webhook_id,

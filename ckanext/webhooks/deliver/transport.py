@@ -109,9 +109,7 @@ _resolvers = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="webhooks-resolve
 
 
 def _resolve(host: str, port: int) -> list[str]:
-    answer: Future[Any] = _resolvers.submit(
-        socket.getaddrinfo, host, port, type=socket.SOCK_STREAM
-    )
+    answer: Future[Any] = _resolvers.submit(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     try:
         found = answer.result(_remaining())
     except FutureTimeout:
@@ -293,7 +291,5 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         inner = error.args[0] if error.args else None
         wrapped = getattr(error, "reason", None) or inner
         error = (
-            wrapped
-            if isinstance(wrapped, BaseException)
-            else error.__cause__ or error.__context__
+            wrapped if isinstance(wrapped, BaseException) else error.__cause__ or error.__context__
         )

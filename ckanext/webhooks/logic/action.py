@@ -238,18 +238,14 @@ def _validate(data_dict: dict[str, Any], schema_: Any, context: Any) -> dict[str
     unknown = sorted(set(data_dict) - set(schema_) - {"__extras", "__junk"})
     data, errors = tk.navl_validate(data_dict, schema_, context)
     for name in unknown:
-        errors[name] = [
-            tk._("Unknown parameter: choose from %s") % ", ".join(sorted(schema_))
-        ]
+        errors[name] = [tk._("Unknown parameter: choose from %s") % ", ".join(sorted(schema_))]
     if errors:
         model.Session.rollback()
         raise tk.ValidationError(errors)
     return dict(data)
 
 
-def _get(
-    auth: str, context: Any, data_dict: dict[str, Any], schema_: Any = None
-) -> Any:
+def _get(auth: str, context: Any, data_dict: dict[str, Any], schema_: Any = None) -> Any:
     """Give the webhook that ``id`` names, to those who may have it.
 
     :raises ValidationError: there is no id, or it is not text
@@ -299,9 +295,7 @@ def _cancel_pending(webhook_id: str, reason: str) -> None:
     model.Session.execute(
         sa.update(table)
         .where(table.c.webhook_id == webhook_id, table.c.status == Status.PENDING.value)
-        .values(
-            status=Status.CANCELLED.value, reason=reason, ended_at=sa.func.clock_timestamp()
-        )
+        .values(status=Status.CANCELLED.value, reason=reason, ended_at=sa.func.clock_timestamp())
     )
 
 
@@ -335,9 +329,7 @@ def _settable_state(webhook: Any) -> str:
 def _custom_headers(webhook: Any) -> dict[str, str] | None:
     if webhook.headers is None:
         return None
-    found: dict[str, str] = json.loads(
-        encryption.decrypt(webhook.headers, config.secret_keys())
-    )
+    found: dict[str, str] = json.loads(encryption.decrypt(webhook.headers, config.secret_keys()))
     return found
 
 

@@ -11,6 +11,8 @@ from ..model import Format, WebhookState
 # A page of a listing: enough for a screen, and bounded for the server.
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
+# PostgreSQL's largest.
+MAX_OFFSET = 2**63 - 1
 MAX_DESCRIPTION = 1000
 
 
@@ -20,8 +22,8 @@ def webhook_create(
     ignore_missing: Any,
     ignore_empty: Any,
     default: Any,
-    unicode_safe: Any,
     one_of: Any,
+    webhooks_text: Any,
     webhooks_topics: Any,
     webhooks_address: Any,
     webhooks_filters: Any,
@@ -32,7 +34,7 @@ def webhook_create(
     return {
         "topic": [not_empty, webhooks_topics],
         "address": [not_empty, webhooks_address],
-        "description": [ignore_empty, unicode_safe, webhooks_max_length(MAX_DESCRIPTION)],
+        "description": [ignore_empty, webhooks_text, webhooks_max_length(MAX_DESCRIPTION)],
         "filters": [ignore_empty, webhooks_filters],
         "format": [default(Format.CLASSIC.value), one_of([f.value for f in Format])],
         "headers": [ignore_empty, webhooks_headers],
@@ -42,7 +44,7 @@ def webhook_create(
 
 @validator_args
 def webhook_update(
-    not_empty: Any, unicode_safe: Any, default: Any, one_of: Any, empty: Any
+    not_empty: Any, webhooks_text: Any, default: Any, one_of: Any, empty: Any
 ) -> dict[str, Any]:
     states = [WebhookState.ACTIVE.value, WebhookState.DISABLED.value]
     schema = webhook_create()
@@ -50,7 +52,7 @@ def webhook_update(
     schema["secret"] = [empty]
     return {
         **schema,
-        "id": [not_empty, unicode_safe],
+        "id": [not_empty, webhooks_text],
         "state": [default(WebhookState.ACTIVE.value), one_of(states)],
     }
 
@@ -63,15 +65,15 @@ def only_id(not_empty: Any, webhooks_text: Any) -> dict[str, Any]:
 @validator_args
 def webhook_list(
     ignore_empty: Any,
-    unicode_safe: Any,
     one_of: Any,
     default: Any,
     natural_number_validator: Any,
+    webhooks_text: Any,
     webhooks_topic: Any,
     webhooks_at_most: Any,
 ) -> dict[str, Any]:
     return {
-        "user": [ignore_empty, unicode_safe],
+        "user": [ignore_empty, webhooks_text],
         "state": [ignore_empty, one_of([s.value for s in WebhookState])],
         "topic": [ignore_empty, webhooks_topic],
         "limit": [
@@ -79,7 +81,7 @@ def webhook_list(
             natural_number_validator,
             webhooks_at_most(MAX_LIMIT),
         ],
-        "offset": [default(0), natural_number_validator],
+        "offset": [default(0), natural_number_validator, webhooks_at_most(MAX_OFFSET)],
     }
 
 

@@ -36,6 +36,8 @@ _OWN_HEADERS = frozenset(
 )
 _OWN_PREFIXES = ("content-", "webhook-", "proxy-")
 _MAX_FILTER_VALUES = 100
+# What PostgreSQL cannot hold, and what is half a character in JSON.
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def validators() -> dict[str, Callable[..., Any]]:
@@ -57,6 +59,8 @@ def text(value: Any) -> str:
     """Accept text alone: an id that is a number or a list is a mistake."""
     if not isinstance(value, str):
         raise tk.Invalid(tk._("Must be text"))
+    if _UNSTORABLE.search(value):
+        raise tk.Invalid(tk._("Must not contain NUL or half characters"))
     return value
 
 
@@ -133,7 +137,7 @@ def filters(value: Any) -> dict[str, list[str]]:
                 tk._("Filter %s must be text or a list of 1 to %d texts")
                 % (facet, _MAX_FILTER_VALUES)
             )
-        found[facet] = sorted({_FACETS[facet](v) for v in values})
+        found[facet] = sorted({_FACETS[facet](text(v)) for v in values})
     return found
 
 

@@ -80,9 +80,7 @@ class Webhook(Base):
     __table_args__ = (
         # webhook_list: one owner's webhooks; dispatch: the owners, and their rows.
         sa.Index("webhooks_user_id_idx", "user_id", "created_at"),
-        sa.Index(
-            "webhooks_active_idx", "user_id", postgresql_where=sa.text("state = 'active'")
-        ),
+        sa.Index("webhooks_active_idx", "user_id", postgresql_where=sa.text("state = 'active'")),
     )
 
     @classmethod

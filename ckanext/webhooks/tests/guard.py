@@ -36,7 +36,7 @@ def main(command: list[str]) -> int:
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,  # both into the log; our own output is for the pid alone
         start_new_session=True,
-        preexec_fn=_default_signals,
+        preexec_fn=_default_signals,  # noqa: PLW1509 - this program has one thread
     )
     print(child.pid, flush=True)
     sys.stdout.close()

@@ -108,7 +108,8 @@ class Receiver:
         while True:
             with self._arrived:
                 before = len(self.requests)
-                if not self._arrived.wait_for(lambda: len(self.requests) > before, quiet):
+                self._arrived.wait_for(lambda seen=before: len(self.requests) > seen, quiet)
+                if len(self.requests) == before:
                     return list(self.requests)
 
     def clear(self) -> None:

@@ -258,7 +258,7 @@ class Site:
         self.close()
 
     def prepare(self) -> None:
-        """Make all that a web process and a worker need, and start Redis if it is the site's own."""
+        """Make all that a web process and a worker need, and start the site's own Redis."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._own_redis:
             self.start_redis()

@@ -58,9 +58,7 @@ def resource(id_, **changes):
 
 
 def changed(before, after):
-    return difference.changed_keys(
-        difference.comparable(before), difference.comparable(after)
-    )
+    return difference.changed_keys(difference.comparable(before), difference.comparable(after))
 
 
 @pytest.mark.parametrize(

@@ -88,9 +88,7 @@ def test_sysadmins_see_every_active_dataset(organization):
 
 
 def test_visibility_that_changes_is_a_create_or_a_delete(organization, public, member):
-    dataset = factories.Dataset(
-        owner_org=organization["id"], private=True, resources=RESOURCES
-    )
+    dataset = factories.Dataset(owner_org=organization["id"], private=True, resources=RESOURCES)
     assert (told(public), told(member)) == ([], CREATED)
     call_action("package_patch", sysadmin(), id=dataset["id"], private=False)
     assert (told(public), told(member)) == (CREATED, ["dataset/update"])
@@ -224,9 +222,7 @@ def test_first_sight_of_a_dataset_is_an_update_of_what_was_touched(public):
     dataset = factories.Dataset(resources=RESOURCES)
     model.Session.execute(sa.text("DELETE FROM webhooks_event"))
     model.Session.commit()
-    call_action(
-        "resource_patch", sysadmin(), id=dataset["resources"][0]["id"], name="renamed"
-    )
+    call_action("resource_patch", sysadmin(), id=dataset["resources"][0]["id"], name="renamed")
     assert told(public) == ["dataset/update", "resource/update"]
 
 

@@ -42,9 +42,7 @@ def test_after_a_rotation_the_old_key_is_not_needed():
 @pytest.mark.parametrize("token", [encryption.encrypt("text", [OLD]), "", "no token", "ü"])
 def test_what_no_key_reads_says_which_option_to_look_at(token):
     for act in (encryption.decrypt, encryption.reencrypt):
-        with pytest.raises(
-            encryption.UnreadableSecret, match="ckanext.webhooks.secret_keys"
-        ):
+        with pytest.raises(encryption.UnreadableSecret, match=r"ckanext\.webhooks\.secret_keys"):
             act(token, [NEW, FOREIGN])
 
 

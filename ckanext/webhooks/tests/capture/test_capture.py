@@ -86,9 +86,7 @@ def test_resource_actions_are_changes_of_their_dataset():
     )
     call_action("resource_patch", context, id=resource["id"], name="b")
     # Whether a name that is left out stays is CKAN's, and differs by version.
-    updated = call_action(
-        "resource_update", context, id=resource["id"], url="http://example.com/c"
-    )
+    updated = call_action("resource_update", context, id=resource["id"], url="http://example.com/c")
     call_action("resource_delete", context, id=resource["id"])
     contents = [json.loads(r.content)["resources"] for r in log_rows()]
     assert [[(r["name"], r["url"]) for r in resources] for resources in contents] == [

@@ -99,9 +99,7 @@ def test_it_ends_as_failed_with_the_reason(receiver, monkeypatch):
     receiver.respond = lambda request: (302, {"Location": "http://example.com/"}, b"")
     factories.Dataset()
     tasks.work_once()
-    assert deliveries() == [
-        ("failed", 2, "the endpoint answered 302; redirects are not followed")
-    ]
+    assert deliveries() == [("failed", 2, "the endpoint answered 302; redirects are not followed")]
     health = call_action("webhook_show", id=hook)["health"]
     assert health["failing_since"] and not health["last_success_at"]
 

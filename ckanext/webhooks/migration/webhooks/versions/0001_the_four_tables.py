@@ -256,6 +256,4 @@ def _create_attempt() -> None:
         sa.Column("error", sa.Text),
         sa.Column("answer", sa.Text),
     )
-    op.create_index(
-        "webhooks_attempt_delivery_idx", "webhooks_attempt", ["delivery_id", "number"]
-    )
+    op.create_index("webhooks_attempt_delivery_idx", "webhooks_attempt", ["delivery_id", "number"])
