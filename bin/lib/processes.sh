@@ -43,24 +43,30 @@ pid_of() {
     say "$pid"
 }
 
+# SIGTERM would let PostgreSQL wait for its clients to go.
+ending_signal() { if [[ $1 == postgresql ]]; then say INT; else say TERM; fi; }
+
 # start NAME COMMAND…: in the background, in a session of its own (Ctrl-C is for
 # the script, which then stops things in order), its output in $RUN/log.
-# With TIED=yes it gets SIGTERM when the script is gone, even by kill -9.
+# With TIED=yes it is told to end when the script is gone, even by kill -9.
 # Call it from the script's own shell, never from $(…), whose end would count.
+# START_AS may hold a command that changes the user. It comes before the tie, of
+# which the kernel lets go when a process changes its user.
 TIED=yes
+START_AS=()
 start() {
-    local name=$1 tie=(env)
+    local name=$1 tie=()
     shift
-    [[ $TIED != yes ]] || tie=(setpriv --pdeathsig TERM)
-    setsid "${tie[@]}" "$@" >"$RUN/log/$name.log" 2>&1 </dev/null 9>&- &
+    [[ $TIED != yes ]] || tie=(setpriv --pdeathsig "$(ending_signal "$name")")
+    setsid "${START_AS[@]}" "${tie[@]}" "$@" >"$RUN/log/$name.log" 2>&1 </dev/null 9>&- &
     record "$name" $!
 }
 
-# stop NAME [SIGNAL]: asks, waits, and after 10 s insists.
+# stop NAME: asks, waits, and after 10 s insists.
 stop() {
     local pid
     if pid=$(pid_of "$1"); then
-        kill "-${2:-TERM}" "$pid" 2>/dev/null || true
+        kill "-$(ending_signal "$1")" "$pid" 2>/dev/null || true
         for _ in {1..100}; do
             pid_of "$1" >/dev/null || break
             sleep 0.1
@@ -78,7 +84,7 @@ stop_all() {
     stop site
     stop solr
     stop redis
-    stop postgresql INT
+    stop postgresql
 }
 
 # child COMMAND…: waits for it as if it ran in the foreground, yet a signal to the

@@ -58,18 +58,11 @@ await() {
 # --- PostgreSQL: a cluster of its own. The server refuses root, so root lends it
 # to the user that Debian's package made.
 
-as_database_owner() {
-    if [[ $EUID -ne 0 ]]; then
-        "$@"
-    else
-        "${database_owner[@]}" "$@"
-    fi
-}
-
 # Sets database_owner, the prefix that turns root into user postgres. That user
 # can't enter a checkout below, say, root's home; it then keeps the one right of
 # root that lets it: to pass folders and files that are closed to it.
 find_database_owner() {
+    database_owner=()
     [[ $EUID -eq 0 ]] || return 0
     getent passwd postgres >/dev/null ||
         die "PostgreSQL does not run as root, and there is no user postgres to run it." \
@@ -94,23 +87,20 @@ start_postgresql() {
         password=$(head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n')
         (umask 077 && say "$password" >"$RUN/postgresql.password")
         [[ $EUID -ne 0 ]] || chown postgres "$RUN/postgresql.password"
-        (cd / && as_database_owner "$bin/initdb" --pgdata "$data" --username ckan --encoding UTF8 --locale C.UTF-8 \
+        (cd / && "${database_owner[@]}" "$bin/initdb" --pgdata "$data" --username ckan --encoding UTF8 --locale C.UTF-8 \
             --auth scram-sha-256 --pwfile "$RUN/postgresql.password") >"$RUN/log/postgresql.log" 2>&1 ||
             die_with_log "the database cluster could not be made." "$RUN/log/postgresql.log" \
                 "Delete ${RUN#"$ROOT"/} and run this again."
         touch "$data/made"
     fi
     password=$(<"$RUN/postgresql.password")
-    start_as_database_owner postgresql "$bin/postgres" -D "$data" -p "$port" -h 127.0.0.1 -c unix_socket_directories= \
+    # shellcheck disable=SC2034 # start reads it
+    START_AS=("${database_owner[@]}")
+    start postgresql "$bin/postgres" -D "$data" -p "$port" -h 127.0.0.1 -c unix_socket_directories= \
         -c max_connections=200 -c fsync=on -c shared_buffers=128MB
+    START_AS=()
     export CKAN_SQLALCHEMY_URL=postgresql://ckan:$password@127.0.0.1:$port/ckan_${CKAN/./_}_test
     postgresql_ready=("$bin/pg_isready" -q -h 127.0.0.1 -p "$port")
-}
-
-start_as_database_owner() {
-    local name=$1
-    shift
-    if [[ $EUID -ne 0 ]]; then start "$name" "$@"; else start "$name" "${database_owner[@]}" "$@"; fi
 }
 
 await_postgresql() { await postgresql 30 "${postgresql_ready[@]}"; }
