@@ -64,9 +64,13 @@ def text(value: Any) -> str:
     return value
 
 
+# CKAN calls every validator of a field, also after one has refused the value:
+# these two may meet what is neither text nor a number.
+
+
 def max_length(limit: int) -> Callable[[str], str]:
     def check(value: str) -> str:
-        if len(value) > limit:
+        if isinstance(value, str) and len(value) > limit:
             raise tk.Invalid(tk._("Must not be longer than %d characters") % limit)
         return value
 
@@ -75,7 +79,7 @@ def max_length(limit: int) -> Callable[[str], str]:
 
 def at_most(limit: int) -> Callable[[int], int]:
     def check(value: int) -> int:
-        if value > limit:
+        if isinstance(value, int) and value > limit:
             raise tk.Invalid(tk._("Must not be more than %d") % limit)
         return value
 

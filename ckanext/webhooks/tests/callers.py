@@ -1,0 +1,31 @@
+"""Calling actions as somebody, with that person's rights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from ckan import model
+from ckan.tests.helpers import call_action
+
+ADDRESS = "http://example.com/callback"
+
+
+def context(user: dict[str, Any] | None) -> dict[str, Any]:
+    """Give a context in which CKAN asks what ``user`` may; None is anonymous."""
+    return {"user": user["name"] if user else "", "ignore_auth": False}
+
+
+def call(caller: dict[str, Any] | None, action: str, /, **data: Any) -> Any:
+    return call_action(action, context(caller), **data)
+
+
+def create(caller: dict[str, Any] | None, /, **data: Any) -> str:
+    """Register a webhook; what is not given is what anybody may have."""
+    return str(call(caller, "webhook_create", **{"topic": "*", "address": ADDRESS, **data}))
+
+
+def stored(table: str = "webhooks") -> list[Any]:
+    """Give the rows of a table, as another connection would see them."""
+    model.Session.commit()
+    return list(model.Session.execute(sa.text(f"SELECT * FROM {table} ORDER BY id")).all())
