@@ -156,7 +156,7 @@ def webhook_patch(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
         "description": webhook.description,
         "filters": webhook.filters,
         "format": webhook.format,
-        "headers": _custom_headers(webhook) if "headers" not in data_dict else None,
+        "headers": _kept_headers(webhook) if "headers" not in data_dict else None,
         "state": _settable_state(webhook),
     }
     return _update(context, webhook, {**kept, **data_dict})
@@ -208,12 +208,15 @@ def webhook_secret_rotate(context: Any, data_dict: dict[str, Any]) -> dict[str, 
     :returns: as :func:`webhook_secret_show`
     :rtype: dictionary
     """
-    webhook = _get("webhook_secret_rotate", context, data_dict, schema.webhook_secret_rotate())
+    webhook = _get("webhook_secret_rotate", context, data_dict)
     data = _validate(data_dict, schema.webhook_secret_rotate(), context)
-    webhook.previous_secret = webhook.secret
-    webhook.previous_secret_until = sa.text(
-        f"clock_timestamp() + interval '{_OLD_SECRET_SIGNS_FOR}'"
-    )
+    if _is_readable(webhook.secret):
+        webhook.previous_secret = webhook.secret
+        webhook.previous_secret_until = sa.text(
+            f"clock_timestamp() + interval '{_OLD_SECRET_SIGNS_FOR}'"
+        )
+    else:  # it signs nothing, and a new one is the way out
+        webhook.previous_secret = webhook.previous_secret_until = None
     webhook.set_secret(data.get("secret") or encryption.new_secret())
     _commit(context)
     model.Session.refresh(webhook)
@@ -245,7 +248,7 @@ def _validate(data_dict: dict[str, Any], schema_: Any, context: Any) -> dict[str
     return dict(data)
 
 
-def _get(auth: str, context: Any, data_dict: dict[str, Any], schema_: Any = None) -> Any:
+def _get(auth: str, context: Any, data_dict: dict[str, Any]) -> Any:
     """Give the webhook that ``id`` names, to those who may have it.
 
     :raises ValidationError: there is no id, or it is not text
@@ -306,6 +309,8 @@ def _commit(context: Any) -> None:
 
 def _user_id(context: Any) -> str:
     user = model.User.get(context["user"])
+    if user is None:  # auth was ignored, and a webhook is told what its owner may see
+        raise tk.NotAuthorized(tk._("A webhook needs an owner: log in, or send an API token"))
     return str(user.id)
 
 
@@ -333,9 +338,39 @@ def _custom_headers(webhook: Any) -> dict[str, str] | None:
     return found
 
 
+def _kept_headers(webhook: Any) -> dict[str, str] | None:
+    try:
+        return _custom_headers(webhook)
+    except encryption.UnreadableSecret as error:
+        raise tk.ValidationError(
+            {"headers": [tk._("They cannot be read and must be sent again: %s") % error]}
+        ) from None
+
+
+def _header_names(webhook: Any) -> list[str] | None:
+    """Name the custom headers; None where they cannot be read."""
+    try:
+        return sorted(_custom_headers(webhook) or {})
+    except encryption.UnreadableSecret:
+        return None
+
+
+def _is_readable(token: str) -> bool:
+    try:
+        encryption.decrypt(token, config.secret_keys())
+    except encryption.UnreadableSecret:
+        return False
+    return True
+
+
 def _secrets(webhook: Any) -> dict[str, Any]:
-    secrets = {"secret": webhook.signing_secret()}
-    if webhook.previous_secret is not None:
+    try:
+        secrets = {"secret": webhook.signing_secret()}
+    except encryption.UnreadableSecret as error:
+        raise tk.ValidationError(
+            {"id": [tk._("The secret cannot be read, and may be rotated: %s") % error]}
+        ) from None
+    if webhook.previous_secret is not None and _is_readable(webhook.previous_secret):
         secrets["previous_secret"] = encryption.decrypt(
             webhook.previous_secret, config.secret_keys()
         )
@@ -356,7 +391,7 @@ def _dictize(webhook: Any) -> dict[str, Any]:
         "description": webhook.description,
         "filters": webhook.filters,
         "format": webhook.format,
-        "headers": sorted(_custom_headers(webhook) or {}),
+        "headers": _header_names(webhook),
         "health": {
             "failing_since": _moment(webhook.failing_since),
             "last_success_at": _moment(webhook.last_success_at),
