@@ -98,6 +98,7 @@ start_postgresql() {
     START_AS=("${database_owner[@]}")
     start postgresql "$bin/postgres" -D "$data" -p "$port" -h 127.0.0.1 -c unix_socket_directories= \
         -c max_connections=200 -c fsync=on -c shared_buffers=128MB
+    # shellcheck disable=SC2034
     START_AS=()
     export CKAN_SQLALCHEMY_URL=postgresql://ckan:$password@127.0.0.1:$port/ckan_${CKAN/./_}_test
     postgresql_ready=("$bin/pg_isready" -q -h 127.0.0.1 -p "$port")
