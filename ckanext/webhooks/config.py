@@ -5,6 +5,7 @@ Options, defaults and their reasons are declared in config_declaration.yaml.
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 
 import ckan.plugins.toolkit as tk
@@ -34,7 +35,8 @@ def exclude_types() -> frozenset[str]:
 
 
 def allowed_networks() -> list[str]:
-    return list(tk.config["ckanext.webhooks.allowed_networks"])
+    """Give networks that may be called; an entry that is none allows nothing."""
+    return [text for text in tk.config["ckanext.webhooks.allowed_networks"] if _is_network(text)]
 
 
 def broker_url() -> str:
@@ -83,3 +85,26 @@ def report_mistakes() -> None:
             minimum_auth(),
             ", ".join(MINIMUM_AUTH),
         )
+    for text in tk.config["ckanext.webhooks.allowed_networks"]:
+        if not _is_network(text):
+            log.error(
+                "ckanext.webhooks.allowed_networks: %s is no network and allows nothing;"
+                " write it as in 10.20.0.0/16",
+                text,
+            )
+    try:
+        encryption.encrypt("", secret_keys())
+    except ValueError:
+        # The value stays unsaid.
+        log.error(
+            "ckanext.webhooks.secret_keys: each must be 32 bytes in urlsafe base64; until it is,"
+            " webhooks can neither be created nor called"
+        )
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True

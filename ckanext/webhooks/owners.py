@@ -61,7 +61,8 @@ def forget() -> None:
 
 
 def _read(user_id: str) -> Owner:
-    user = model.User.get(user_id)
+    # Not User.get, which takes a name too: somebody may be called as another's id.
+    user = model.Session.get(model.User, user_id)
     if user is None or user.state != model.State.ACTIVE:
         return Owner(_NOBODY, exists=False, may_subscribe=False)
     if user.sysadmin:

@@ -1,0 +1,111 @@
+"""The options: declared, described, with defaults that make sense."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography.fernet import Fernet
+
+from .. import config, encryption
+
+DECLARATION = yaml.safe_load((Path(config.__file__).parent / "config_declaration.yaml").read_text())
+OPTIONS = {option["key"]: option for group in DECLARATION["groups"] for option in group["options"]}
+KEYS = [Fernet.generate_key().decode() for _ in range(2)]
+
+
+@pytest.mark.parametrize("key", OPTIONS)
+def test_each_option_is_explained(key):
+    option = OPTIONS[key]
+    assert key.startswith("ckanext.webhooks.")
+    assert option["description"].strip().endswith(".")
+    assert option["example"] != option["default"]
+    assert "default" in option
+
+
+def test_what_is_read_is_what_is_declared():
+    source = Path(config.__file__).read_text()
+    read = {part.split('"')[0] for part in source.split('tk.config["')[1:]}
+    assert {key for key in read if key.startswith("ckanext.webhooks.")} == set(OPTIONS)
+
+
+def test_the_defaults():
+    assert config.minimum_auth() == "none"
+    assert config.exclude_types() == {"harvest"}
+    assert config.timeout() == 10
+    # The schedule of the Standard Webhooks specification.
+    assert config.retry_schedule() == [0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400]
+    assert config.max_in_flight() == 64
+    assert config.max_in_flight_per_webhook() == 8
+    assert config.retention_days() == 30
+    assert config.broker_url().startswith("redis://"), "CKAN's own"
+    assert config.site_url() == "http://webhooks.test"
+    assert OPTIONS["ckanext.webhooks.allowed_networks"]["default"] == []
+
+
+@pytest.mark.ckan_config("ckanext.webhooks.minimum_auth", " Editor ")
+@pytest.mark.ckan_config("ckanext.webhooks.timeout", "5")
+@pytest.mark.ckan_config("ckanext.webhooks.retry_schedule", ["0", "1.5"])
+@pytest.mark.ckan_config("ckanext.webhooks.broker_url", "redis://elsewhere/3")
+@pytest.mark.ckan_config("ckanext.webhooks.exclude_types", [])
+@pytest.mark.ckan_config("ckanext.webhooks.secret_keys", KEYS)
+def test_what_is_set_is_read():
+    assert config.minimum_auth() == "editor"
+    assert config.timeout() == 5.0
+    assert config.retry_schedule() == [0.0, 1.5]
+    assert config.broker_url() == "redis://elsewhere/3"
+    assert config.exclude_types() == frozenset()
+    assert config.secret_keys() == KEYS
+
+
+@pytest.mark.ckan_config("SECRET_KEY", "the site's")
+def test_without_keys_there_is_one_of_the_site():
+    assert config.secret_keys() == [encryption.derived_key("the site's")]
+
+
+@pytest.mark.ckan_config("SECRET_KEY", "")
+@pytest.mark.ckan_config("beaker.session.secret", "beaker's")
+def test_ckan_2_10_may_have_beaker_s_secret_alone():
+    assert config.secret_keys() == [encryption.derived_key("beaker's")]
+
+
+def reported(caplog) -> list[str]:
+    # CKAN's configuration of logging silences what was imported before it.
+    config.log.disabled = False
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger=config.__name__):
+        config.report_mistakes()
+    return [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize("value", config.MINIMUM_AUTH)
+def test_what_makes_sense_is_not_reported(value, caplog, ckan_config, monkeypatch):
+    monkeypatch.setitem(ckan_config, "ckanext.webhooks.minimum_auth", value)
+    assert reported(caplog) == []
+
+
+@pytest.mark.parametrize("value", ["anyone", "", "Admins", "editor admin"])
+def test_a_nonsense_minimum_auth_is_reported(value, caplog, ckan_config, monkeypatch):
+    monkeypatch.setitem(ckan_config, "ckanext.webhooks.minimum_auth", value)
+    (message,) = reported(caplog)
+    assert f"ckanext.webhooks.minimum_auth = {value.lower()}" in message
+    assert "none, editor, admin, sysadmin" in message
+
+
+@pytest.mark.ckan_config(
+    "ckanext.webhooks.allowed_networks", ["10.20.0.0/16", "intranet", "10.0.0.0/99", "fd00::/8"]
+)
+def test_a_network_that_is_none_is_reported_and_allows_nothing(caplog):
+    messages = reported(caplog)
+    assert len(messages) == 2
+    assert "intranet" in messages[0] and "10.0.0.0/99" in messages[1]
+    assert config.allowed_networks() == ["10.20.0.0/16", "fd00::/8"]
+
+
+@pytest.mark.ckan_config("ckanext.webhooks.secret_keys", [KEYS[0], "geheim"])
+def test_a_key_that_is_none_is_reported_and_not_repeated(caplog):
+    (message,) = reported(caplog)
+    assert "ckanext.webhooks.secret_keys" in message
+    assert "geheim" not in message
