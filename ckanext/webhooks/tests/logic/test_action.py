@@ -248,7 +248,7 @@ def test_a_webhook_whose_key_was_lost_can_still_be_seen_and_mended():
     with changed_config("ckanext.webhooks.secret_keys", [Fernet.generate_key().decode()]):
         assert call(user, "webhook_show", id=hook)["headers"] is None
         assert len(call(user, "webhook_list")) == 1
-        with pytest.raises(tk.ValidationError, match="ckanext.webhooks.secret_keys"):
+        with pytest.raises(tk.ValidationError, match="secret_keys"):
             call(user, "webhook_secret_show", id=hook)
         # Custom headers are not dropped in silence.
         with pytest.raises(tk.ValidationError) as error:
