@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
@@ -108,9 +109,12 @@ class Receiver:
         while True:
             with self._arrived:
                 before = len(self.requests)
-                self._arrived.wait_for(lambda seen=before: len(self.requests) > seen, quiet)
+                self._arrived.wait_for(partial(self._has_more_than, before), quiet)
                 if len(self.requests) == before:
                     return list(self.requests)
+
+    def _has_more_than(self, count: int) -> bool:
+        return len(self.requests) > count
 
     def clear(self) -> None:
         with self._arrived:
