@@ -24,11 +24,13 @@ open_free_run() {
 }
 
 # A pid comes back for another process one day; with its start time it does not.
+# Fails if the process has ended, be it not yet reaped.
 started_at() {
     local line
     { read -r line <"/proc/$1/stat"; } 2>/dev/null || return 1
     line=${line##*) }
     read -ra line <<<"$line"
+    [[ ${line[0]} != Z ]] || return 1
     say "${line[19]}"
 }
 
@@ -39,7 +41,6 @@ pid_of() {
     local pid began
     read -r pid began 2>/dev/null <"$RUN/pids/$1" || return 1
     [[ -n $began && $(started_at "$pid") == "$began" ]] || return 1
-    [[ $(ps -o state= -p "$pid") != Z* ]] || return 1
     say "$pid"
 }
 

@@ -135,7 +135,7 @@ solr_jars() {
     if [[ $(cat "$lib/stamp" 2>/dev/null) != "$stamp" ]]; then
         step "Solr's jars from Maven Central (about 53 MB, once)"
         rm -rf "$lib"
-        mvn -B -q -f "$ROOT/bin/solr/pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
+        mvn -B -q -Dstyle.color=never -f "$ROOT/bin/solr/pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
             "-DoutputDirectory=$lib" </dev/null 7>&- >"$log" 2>&1 ||
             die_with_log "Maven could not fetch Solr." "$log" \
                 "Check that Maven Central, or the mirror in your ~/.m2/settings.xml, can be reached; run this again." \
