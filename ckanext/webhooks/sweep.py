@@ -83,8 +83,8 @@ def forget_old_secrets() -> None:
 def prune() -> int:
     """Drop deliveries that ended, and events, that are older than the retention.
 
-    The newest event of a dataset stays, and so does one that a delivery
-    still waits for.
+    The newest event of a dataset stays for as long as the dataset, and so
+    does one that a delivery still waits for.
 
     :returns: how many rows went
     """
@@ -123,7 +123,11 @@ _PRUNE_EVENTS = sa.text(
             AND (e.version IS NULL OR EXISTS (
                 SELECT FROM webhooks_event newer
                 WHERE newer.dataset_id = e.dataset_id AND newer.version > e.version
-                    AND newer.sequence IS NOT NULL))
+                    AND newer.sequence IS NOT NULL)
+                -- The last of all: before that, it says that the others are not to be sent.
+                OR (e.state = 'purged' AND NOT EXISTS (
+                    SELECT FROM webhooks_event older
+                    WHERE older.dataset_id = e.dataset_id AND older.version < e.version)))
         ORDER BY e.sequence LIMIT :batch FOR UPDATE SKIP LOCKED),
     events AS (DELETE FROM webhooks_event e USING old WHERE e.id = old.id RETURNING 1)
     SELECT count(*) FROM events

@@ -1,0 +1,194 @@
+"""What time alone makes necessary."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+from ckan import model
+from ckan.tests import factories
+from ckan.tests.helpers import call_action, changed_config
+
+from .. import owners, sweep
+from .callers import call, create, stored
+
+pytestmark = pytest.mark.usefixtures("webhooks_db")
+
+OPTION = "ckanext.webhooks.minimum_auth"
+
+
+def execute(statement: str, **values) -> None:
+    model.Session.execute(sa.text(statement), values)
+    model.Session.commit()
+
+
+def event(id_: str, dataset: str = "d1", version: int | None = 1, age: int = 0, **columns) -> None:
+    """Write a row of the log that was dispatched so many days ago."""
+    row = {
+        "id": id_,
+        "dataset": dataset,
+        "version": version,
+        "age": age,
+        "state": "active",
+        "source": None,
+        "dispatched": True,
+        **columns,
+    }
+    execute(
+        "INSERT INTO webhooks_event (id, sequence, entity_type, entity_id, dataset_id, version,"
+        " source_id, state, occurred_at, captured_at, dispatched_at)"
+        " SELECT :id, CASE WHEN :dispatched THEN nextval('webhooks_event_order') END,"
+        " CASE WHEN CAST(:source AS text) IS NULL THEN 'dataset' ELSE 'resource' END,"
+        " :dataset, :dataset, :version, :source, :state, at, at,"
+        " CASE WHEN :dispatched THEN at END"
+        " FROM (SELECT clock_timestamp() - :age * interval '1 day' AS at) t",
+        **row,
+    )
+
+
+def delivery(event_id: str, hook: str = "w1", age: int | None = None) -> None:
+    """Write a delivery with an attempt that ended so many days ago, or waits."""
+    execute(
+        "WITH d AS (INSERT INTO webhooks_delivery"
+        " (webhook_id, event_id, topic, sequence, address, format, status, ended_at)"
+        " SELECT :hook, :event, 'dataset/update', 1, 'http://x', 'classic',"
+        " CASE WHEN CAST(:age AS int) IS NULL THEN 'pending' ELSE 'delivered' END,"
+        " clock_timestamp() - CAST(:age AS int) * interval '1 day' RETURNING id)"
+        " INSERT INTO webhooks_attempt (delivery_id, number, sent_at, duration)"
+        " SELECT id, 1, clock_timestamp(), 0.1 FROM d",
+        hook=hook,
+        event=event_id,
+        age=age,
+    )
+
+
+def kept(table: str) -> list[str]:
+    column = {"webhooks_event": "id", "webhooks_delivery": "event_id"}[table]
+    return sorted(getattr(row, column) for row in stored(table))
+
+
+def states() -> dict[str, str]:
+    return {row.id: row.state for row in stored()}
+
+
+def sweep_now() -> None:
+    owners.forget()
+    sweep.sweep()
+
+
+def test_owners_without_the_role_are_paused_and_come_back_by_themselves():
+    user, sysadmin = factories.User(), factories.Sysadmin()
+    mine, disabled, theirs = create(user), create(user), create(sysadmin)
+    call(user, "webhook_patch", id=disabled, state="disabled")
+    delivery("e1", mine)
+    delivery("e1", theirs)
+    sweep_now()
+    assert states() == {mine: "active", disabled: "disabled", theirs: "active"}
+    with changed_config(OPTION, "editor"):
+        sweep_now()
+        assert states() == {mine: "paused", disabled: "disabled", theirs: "active"}
+        shown = call(user, "webhook_show", id=mine)
+        assert OPTION in shown["state_reason"]
+        # What waits is cancelled, with the reason; of others nothing.
+        rows = {r.webhook_id: (r.status, r.reason) for r in stored("webhooks_delivery")}
+        assert rows == {mine: ("cancelled", "paused"), theirs: ("pending", None)}
+        before = stored()
+        sweep_now()
+        assert stored() == before, "once is enough"
+        factories.Organization(users=[{"name": user["name"], "capacity": "editor"}])
+        sweep_now()
+        assert states() == {mine: "active", disabled: "disabled", theirs: "active"}
+        assert call(user, "webhook_show", id=mine)["state_reason"] is None
+
+
+def test_a_deleted_user_s_webhooks_are_paused():
+    user = factories.User()
+    hook = create(user)
+    call_action("user_delete", id=user["id"])
+    sweep_now()
+    assert states() == {hook: "paused"}
+
+
+def test_old_secrets_are_forgotten_when_they_sign_no_more():
+    user = factories.User()
+    over, still, never = create(user), create(user), create(user)
+    for hook in (over, still):
+        call(user, "webhook_secret_rotate", id=hook)
+    execute(
+        "UPDATE webhooks SET previous_secret_until = clock_timestamp() - interval '1 second'"
+        " WHERE id = :id",
+        id=over,
+    )
+    before = {hook: call(user, "webhook_secret_show", id=hook)["secret"] for hook in states()}
+    sweep_now()
+    rows = {r.id: (r.previous_secret is None, r.previous_secret_until is None) for r in stored()}
+    assert rows == {over: (True, True), still: (False, False), never: (True, True)}
+    after = {hook: call(user, "webhook_secret_show", id=hook)["secret"] for hook in states()}
+    assert after == before
+
+
+def test_what_is_older_than_the_retention_goes_and_the_newest_state_stays():
+    event("oldest", version=1, age=90)
+    event("older", version=2, age=60)
+    event("resource of older", version=None, age=60, source="older")
+    event("newest", version=3, age=45)
+    event("resource of newest", version=None, age=45, source="newest")
+    event("young", dataset="d2", version=1, age=29)
+    event("younger", dataset="d2", version=2, age=1)
+    # Deleted long ago: that it was, and what it was, is its newest state.
+    event("created", dataset="d3", version=1, age=90)
+    event("deleted", dataset="d3", version=2, age=90, state="deleted")
+    sweep.prune()
+    sweep.prune()
+    assert kept("webhooks_event") == ["deleted", "newest", "young", "younger"]
+    with changed_config("ckanext.webhooks.retention_days", 7):
+        sweep.prune()
+    assert kept("webhooks_event") == ["deleted", "newest", "younger"]
+    with changed_config("ckanext.webhooks.retention_days", 0):
+        sweep.prune()
+    assert kept("webhooks_event") == ["deleted", "newest", "younger"]
+
+
+def test_of_a_purged_dataset_nothing_stays():
+    event("active", version=1, age=90)
+    event("purged", version=2, age=90, state="purged")
+    event("purged lately", dataset="d2", version=1, age=1, state="purged")
+    # While a delivery waits, its newest state is that it may not be sent.
+    event("waited for", dataset="d3", version=1, age=90)
+    event("purged meanwhile", dataset="d3", version=2, age=90, state="purged")
+    delivery("waited for")
+    sweep.prune()
+    sweep.prune()
+    assert kept("webhooks_event") == ["purged lately", "purged meanwhile", "waited for"]
+
+
+def test_what_waits_is_not_old():
+    event("to be dispatched", dataset="d0", version=1, age=90, dispatched=False)
+    event("waited for", version=1, age=90)
+    event("told and old", version=2, age=90)
+    event("told lately", version=3, age=90)
+    event("not dispatched", version=4, age=90, dispatched=False)
+    delivery("waited for")
+    delivery("told and old", age=31)
+    delivery("told lately", age=29)
+    sweep.prune()
+    assert kept("webhooks_delivery") == ["told lately", "waited for"]
+    assert len(stored("webhooks_attempt")) == 2, "attempts go with their delivery"
+    # The newest that was dispatched stays: the next comparison is with it.
+    assert kept("webhooks_event") == [
+        "not dispatched",
+        "to be dispatched",
+        "told lately",
+        "waited for",
+    ]
+
+
+def test_pruning_goes_on_over_many_sets(monkeypatch):
+    monkeypatch.setattr(sweep, "BATCH", 2)
+    for version in range(1, 8):
+        event(f"e{version}", version=version, age=60)
+        delivery(f"e{version}", age=60)
+    # Seven deliveries, and six events that are not the newest.
+    assert sweep.prune() == 13
+    assert sweep.prune() == 0
+    assert kept("webhooks_event") == ["e7"]
+    assert stored("webhooks_delivery") == stored("webhooks_attempt") == []
