@@ -11,14 +11,6 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-TOPICS_2015 = (
-    "dataset/create",
-    "dataset/update",
-    "dataset/delete",
-    "resource/create",
-    "resource/update",
-    "resource/delete",
-)
 NOW = sa.text("timezone('utc', clock_timestamp())")
 
 
@@ -103,7 +95,7 @@ def _adopt_2015() -> None:
                 "UPDATE webhooks SET address = coalesce(address, ''), topic = coalesce(topic, ''),"
                 " user_id = coalesce(user_id, ''),"
                 " created_at = coalesce(created_at, timezone('utc', now())),"
-                " topics = ARRAY[coalesce(topic, '')], secret = :secret,"
+                " topics = string_to_array(coalesce(topic, ''), ','), secret = :secret,"
                 " state = :state, state_reason = :reason WHERE id = :id"
             ),
             {
@@ -126,12 +118,13 @@ def _without_not_null(column: sa.Column) -> sa.Column:
 
 def _refusal(address: str | None, topic: str | None, has_owner: bool) -> str | None:
     # Imported here: what is refused is the rule of today, not of this migration.
-    from ckanext.webhooks import config
+    from ckanext.webhooks import config, topics
     from ckanext.webhooks.deliver import addresses
 
     if not has_owner:
         return "it has no owner who is an active user: nobody's sight says what it may be told"
-    if topic not in TOPICS_2015:
+    # 2015 had one topic; where this migration was undone, there may be several.
+    if not all(topics.is_subscribable(name) for name in (topic or "").split(",")):
         return f"its topic {topic!r} does not exist"
     try:
         addresses.check_url(address or "", config.allowed_networks())

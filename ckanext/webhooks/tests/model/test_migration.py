@@ -1,0 +1,195 @@
+"""The tables come, go, and take over those of the 2015 extension."""
+
+from __future__ import annotations
+
+import datetime
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from ckan import model
+from ckan.tests import factories
+
+from ... import encryption
+from ..callers import ADDRESS, call, create, stored
+
+pytestmark = pytest.mark.usefixtures("webhooks_db")
+
+COLUMNS_2015 = ["id", "address", "topic", "user_id", "created_at"]
+# As the extension of 2015 defined it, by SQLAlchemy's create_all.
+TABLE_2015 = """
+    CREATE TABLE webhooks (
+        id TEXT NOT NULL,
+        address TEXT,
+        topic TEXT,
+        user_id TEXT,
+        created_at TIMESTAMP WITHOUT TIME ZONE,
+        PRIMARY KEY (id)
+    )
+"""
+MOMENT = datetime.datetime(2015, 6, 7, 8, 9, 10)
+
+
+@pytest.fixture
+def migrate(migrate_db_for):
+    """Migrate to a revision; at the end everything is as other tests want it."""
+
+    def run(revision: str) -> None:
+        # A connection that still reads would wait for ever, and we for it.
+        model.Session.remove()
+        migrate_db_for("webhooks", revision, forward=revision != "base")
+
+    yield run
+    run("head")
+
+
+def tables() -> dict[str, list[str]]:
+    """Give the columns of each table of this extension."""
+    inspector = sa.inspect(model.meta.engine)
+    return {
+        name: [column["name"] for column in inspector.get_columns(name)]
+        for name in inspector.get_table_names()
+        if name.startswith("webhooks") and not name.endswith("_alembic_version")
+    }
+
+
+def indexes() -> set[str]:
+    inspector = sa.inspect(model.meta.engine)
+    return {index["name"] for name in tables() for index in inspector.get_indexes(name)}
+
+
+def execute(statement: str, **values) -> None:
+    model.Session.execute(sa.text(statement), values)
+    model.Session.commit()
+
+
+def differences() -> list:
+    """Give what Alembic would change so that the tables are as the models say."""
+
+    def ours(object_, name, type_, reflected, compare_to) -> bool:
+        if type_ == "table":
+            return name.startswith("webhooks") and not name.endswith("_alembic_version")
+        return True
+
+    options = {"include_object": ours, "compare_type": True, "compare_server_default": True}
+    with model.meta.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts=options)
+        return list(compare_metadata(context, model.meta.metadata))
+
+
+def insert_2015(**row) -> None:
+    values = {**dict.fromkeys(COLUMNS_2015), **row}
+    names = ", ".join(values)
+    marks = ", ".join(f":{name}" for name in values)
+    execute(f"INSERT INTO webhooks ({names}) VALUES ({marks})", **values)
+
+
+def test_the_models_are_what_the_migration_makes():
+    assert differences() == []
+    assert set(tables()) == {
+        "webhooks",
+        "webhooks_event",
+        "webhooks_delivery",
+        "webhooks_attempt",
+    }
+
+
+def test_downgrade_leaves_what_2015_had_and_upgrade_takes_it_up_again(migrate):
+    user = factories.User()
+    one = create(user, topic="dataset/create")
+    several = create(user, topic=["dataset/*", "resource/create"], description="d")
+    everything = create(user, topic="*")
+    before = {row.id: row for row in stored()}
+    made = indexes()
+
+    migrate("base")
+    assert tables() == {"webhooks": COLUMNS_2015}
+    assert [row.id for row in stored()] == sorted(before)
+    for row in stored():
+        old = before[row.id]
+        assert (row.address, row.topic, row.user_id, row.created_at) == (
+            old.address,
+            old.topic,
+            old.user_id,
+            old.created_at,
+        )
+    # The code of that time may write what it wrote.
+    insert_2015(id="bare")
+    execute("DELETE FROM webhooks WHERE id = 'bare'")
+
+    migrate("head")
+    assert differences() == []
+    assert indexes() == made
+    shown = {id_: call(user, "webhook_show", id=id_) for id_ in before}
+    assert {id_: (hook["state"], hook["topics"]) for id_, hook in shown.items()} == {
+        one: ("active", ["dataset/create"]),
+        several: ("active", ["dataset/*", "resource/create"]),
+        everything: ("active", ["*"]),
+    }
+    migrate("base")
+    migrate("head")
+    assert len(stored()) == 3
+
+
+def test_the_table_of_2015_is_adopted(migrate):
+    user, gone = factories.User(), factories.User(state="deleted")
+    migrate("base")
+    execute("DROP TABLE webhooks")
+    execute(TABLE_2015)
+    works = {"address": ADDRESS, "topic": "dataset/create", "user_id": user["id"]}
+    refused = {
+        "without owner": {"user_id": None},
+        "of nobody": {"user_id": "no-such-user"},
+        "of a deleted user": {"user_id": gone["id"]},
+        "private address": {"address": "http://10.1.2.3/"},
+        "no address": {"address": None},
+        "no url": {"address": "example.com"},
+        "unknown topic": {"topic": "dataset/purge"},
+        "no topic": {"topic": None},
+        "empty": {"address": None, "topic": None, "user_id": None},
+    }
+    insert_2015(id="works", created_at=MOMENT, **works)
+    insert_2015(id="undated", **works)
+    for id_, wrong in refused.items():
+        insert_2015(id=id_, created_at=MOMENT, **{**works, **wrong})
+
+    migrate("head")
+    assert differences() == []
+    rows = {row.id: row for row in stored()}
+    assert set(rows) == {"works", "undated", *refused}
+    for id_ in ("works", "undated"):
+        row = rows[id_]
+        assert (row.address, row.topic, row.user_id) == tuple(works.values())
+        assert (row.topics, row.state, row.state_reason) == (["dataset/create"], "active", None)
+        assert (row.format, row.filters) == ("classic", {})
+    assert rows["works"].created_at == MOMENT
+    assert rows["undated"].created_at is not None
+    reasons = {
+        "without owner": "no owner",
+        "of nobody": "no owner",
+        "of a deleted user": "no owner",
+        "private address": "address is refused",
+        "no address": "address is refused",
+        "no url": "address is refused",
+        "unknown topic": "topic",
+        "no topic": "topic",
+        "empty": "no owner",
+    }
+    for id_, reason in reasons.items():
+        assert rows[id_].state == "disabled", id_
+        assert reason in rows[id_].state_reason, id_
+
+    # They are webhooks like any other: shown, signed, changed and deleted.
+    secrets = {
+        id_: call(user, "webhook_secret_show", id=id_)["secret"] for id_ in ("works", "undated")
+    }
+    assert len(set(secrets.values())) == 2
+    assert all(encryption.secret_bytes(secret) for secret in secrets.values())
+    assert call(user, "webhook_show", id="works")["created_at"] == MOMENT.isoformat()
+    sysadmin = factories.Sysadmin()
+    assert len(call(sysadmin, "webhook_list")) == len(rows)
+    mended = call(user, "webhook_patch", id="private address", address=ADDRESS, state="active")
+    assert (mended["state"], mended["state_reason"]) == ("active", None)
+    assert call(user, "webhook_delete", id="works") == "works"
+    assert call(sysadmin, "webhook_delete", id="without owner") == "without owner"
