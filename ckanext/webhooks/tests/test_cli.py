@@ -1,0 +1,114 @@
+"""``ckan webhooks …``"""
+
+from __future__ import annotations
+
+import base64
+import json
+import signal
+
+import pytest
+import sqlalchemy as sa
+from ckan import model
+from ckan.tests import factories
+from ckan.tests.helpers import changed_config
+from cryptography.fernet import Fernet
+
+from .. import encryption
+from ..cli import webhooks
+from ..model import missing_tables
+from .callers import call, create, stored
+from .receiver import Receiver
+
+pytestmark = pytest.mark.usefixtures("webhooks_db")
+
+OPTION = "ckanext.webhooks.secret_keys"
+SECRET = "whsec_" + base64.b64encode(bytes(32)).decode()
+
+
+@pytest.fixture
+def run(cli):
+    """Run a command, and leave the signals of this process as they were."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    usual = [signal.getsignal(number) for number in numbers]
+    yield lambda *args: cli.invoke(webhooks, list(args))
+    for number, action in zip(numbers, usual, strict=True):
+        signal.signal(number, action)
+
+
+def test_rekey_writes_everything_with_the_first_key(run):
+    old, new = (Fernet.generate_key().decode() for _ in range(2))
+    user = factories.User()
+    with changed_config(OPTION, [old]):
+        hook = create(user, secret=SECRET, headers={"X-A": "b"})
+        rotated = call(user, "webhook_secret_rotate", id=hook)
+        plain = create(user)
+    with changed_config(OPTION, [new, old]):
+        result = run("rekey")
+        assert result.exit_code == 0, result.output
+        assert "2 webhooks written with the first key" in result.output
+    with changed_config(OPTION, [new]):
+        shown = call(user, "webhook_secret_show", id=hook)
+        assert (shown["secret"], shown["previous_secret"]) == (rotated["secret"], SECRET)
+        assert call(user, "webhook_show", id=hook)["headers"] == ["X-A"]
+        assert call(user, "webhook_secret_show", id=plain)["secret"]
+        (headers,) = (row.headers for row in stored() if row.id == hook)
+        assert json.loads(encryption.decrypt(headers, [new])) == {"X-A": "b"}
+
+
+def test_rekey_names_what_it_cannot_read_and_writes_the_rest(run):
+    lost, new = (Fernet.generate_key().decode() for _ in range(2))
+    user = factories.User()
+    with changed_config(OPTION, [lost]):
+        unreadable = create(user)
+    (before,) = stored()
+    with changed_config(OPTION, [new]):
+        readable = create(user)
+        result = run("rekey")
+    assert result.exit_code != 0
+    assert unreadable in result.output
+    assert readable not in result.output
+    assert "1 webhooks are written with a key that is not listed" in result.output
+    assert "Traceback" not in result.output
+    assert [row for row in stored() if row.id == unreadable] == [before]
+
+
+def test_rekey_of_nothing_is_no_error(run):
+    assert run("rekey").exit_code == 0
+
+
+def test_deliver_is_one_pass_and_ends_when_nothing_is_due(run):
+    result = run("deliver")
+    assert (result.exit_code, result.output) == (0, "0 attempts\n")
+    with Receiver() as receiver:
+        create(factories.User(), topic="dataset/create", address=receiver.url)
+        factories.Dataset()
+        result = run("deliver")
+        assert (result.exit_code, result.output) == (0, "1 attempts\n")
+        assert len(receiver.requests) == 1
+    assert run("deliver").output == "0 attempts\n"
+
+
+@pytest.mark.parametrize("command", ["deliver", "rekey", "worker"])
+def test_missing_tables_are_one_message_that_says_what_to_run(run, command, migrate_db_for):
+    model.Session.remove()
+    migrate_db_for("webhooks", "base", forward=False)
+    model.Session.execute(sa.text("DROP TABLE webhooks"))
+    model.Session.commit()
+    try:
+        assert missing_tables()
+        result = run(command)
+    finally:
+        migrate_db_for("webhooks")
+    assert not missing_tables()
+    assert result.exit_code == 1
+    assert result.output == (
+        "Error: The tables of the webhooks plugin are missing: run `ckan db upgrade -p webhooks`\n"
+    )
+
+
+def test_help_names_every_command(run):
+    result = run("--help")
+    assert result.exit_code == 0
+    for command in webhooks.commands.values():
+        assert command.name in result.output
+        assert command.help
