@@ -24,6 +24,7 @@ from standardwebhooks import Webhook as Verifier
 
 from .receiver import Received, Receiver
 from .site import Process, Site
+from .test_readme import blocks
 
 FOLDER = Path(__file__).parents[3] / ".dev" / "run" / f"path-{os.getpid()}"
 TOPICS = {
@@ -185,14 +186,38 @@ def test_six_topics_arrive_signed(ckan, receiver, worker, hook):
     assert receiver.settle(1.0) == requests, "nothing came twice"
 
 
-def test_the_readme_of_2015_works(site, receiver):
-    ckan = ckanapi.RemoteCKAN(site.url, apikey=site.token)
-    hook = ckan.action.webhook_create(topic="dataset/create", address=receiver.url + "/callback")
+def test_the_readmes_lines_for_ckanapi_work(site, receiver):
+    """Verbatim but for the site, the key and the address; those of 2015 are these."""
+    (source,) = (block for block in blocks("python") if "ckanapi" in block)
+    for shown, real in (
+        ("http://some.ckan.org", site.url),
+        ("…", site.token),
+        ("http://example.com/callback", f"{receiver.url}/callback"),
+    ):
+        assert shown in source
+        source = source.replace(shown, real)
+    names: dict = {}
+    exec(source, names)
+    hook = names["hook"]
     assert isinstance(hook, str)
-    assert ckan.action.webhook_show(id=hook)["topic"] == "dataset/create"
-    assert ckan.action.webhook_delete(id=hook) == hook
     with pytest.raises(ckanapi.NotFound):
-        ckan.action.webhook_show(id=hook)
+        names["ckan"].action.webhook_show(id=hook)
+
+
+def test_the_readmes_lines_for_curl_work(site, ckan):
+    (source,) = (block for block in blocks("bash") if "curl" in block)
+    done = subprocess.run(
+        ["bash", "-ec", source.replace("curl ", "curl -sS -w '\\n' ")],
+        env={**os.environ, "CKAN_URL": site.url, "CKAN_TOKEN": site.token},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    created, listed = (json.loads(line) for line in done.stdout.splitlines())
+    assert created["success"] and listed["success"]
+    (shown,) = (w for w in listed["result"] if w["id"] == created["result"])
+    assert shown["topics"] == ["dataset/*", "resource/delete"]
+    ckan.action.webhook_delete(id=created["result"])
 
 
 def curl(site: Site, action: str, *arguments: str) -> tuple[int, dict]:
