@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 from typing import Any
 
 import ckan.plugins.toolkit as tk
@@ -53,13 +52,12 @@ def deliver(forever: bool) -> None:
     May run beside workers.
     """
     _require_tables()
-    stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
+        signal.signal(number, lambda *_: tasks.stopping.set())
     if forever:
-        tasks.tick_until(stopped)
+        tasks.tick()
     else:
-        made = tasks.work_once(stopped.is_set)
+        made = tasks.work_once()
         click.echo(f"{made} attempts")
 
 

@@ -8,6 +8,7 @@ numbered below what was already told.
 from __future__ import annotations
 
 import json
+import logging
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from sqlalchemy.engine import Connection
 from . import difference, owners
 from .model import Event, State, WebhookState, transaction
 from .visibility import may_see, told
+
+log = logging.getLogger(__name__)
 
 # Any number that no other extension uses: "webhooks" on a telephone's keys.
 LOCK_KEY = 93246657
@@ -44,7 +47,7 @@ def dispatch() -> int:
         ).all()
         if not changes:
             return 0
-        events = [event for change in changes for event in _events_of(change)]
+        events = [event for change in changes for event in _events_or_fewer(change)]
         _number(connection, events)
         _write_events(connection, events)
         _write_deliveries(connection, events)
@@ -86,32 +89,52 @@ _WAITING = sa.text(
 )
 
 
+def _events_or_fewer(change: Any) -> list[_Told]:
+    """Give a change's events; of one that cannot be compared, the dataset's alone.
+
+    Everything that commits later waits behind it, so it must not stay.
+    """
+    try:
+        return list(_events_of(change))
+    except Exception:
+        log.exception(
+            "webhooks [%s]: event %s of dataset %s could not be compared; it is told without its"
+            " resources and without what changed. Please report this with the lines below.",
+            uuid.uuid4(),
+            change.id,
+            change.dataset_id,
+        )
+        return [_dataset_event(change, None)]
+
+
 def _events_of(change: Any) -> Iterator[_Told]:
     """Give the dataset's event and those of its resources that matter."""
     before = _seen(change.content_before) if change.labels_before is not None else None
     after = _seen(change.content) if change.labels is not None else None
-    yield _Told(
-        {
-            "id": change.id,
-            "entity_type": "dataset",
-            "entity_id": change.dataset_id,
-            "state": change.state,
-            "labels_before": change.labels_before,
-            "labels": change.labels,
-            "facets_before": change.facets_before,
-            "facets": change.facets,
-            "occurred_at": change.occurred_at,
-            "captured_at": change.captured_at,
-            "changed": _changed(change, before, after),
-        },
-        is_new=False,
-    )
+    yield _dataset_event(change, _changed(change, before, after))
     # Where what is seen of the dataset changes for somebody, so it does of
     # each of its resources; else only those count that differ.
     moves = (change.labels_before, change.facets_before) != (change.labels, change.facets)
     for found in _resources(change, before, after):
         if moves or not (found.before and found.after) or found.changed != []:
             yield _Told(_resource_row(change, found, before), is_new=True)
+
+
+def _dataset_event(change: Any, changed: list[str] | None) -> _Told:
+    row = {
+        "id": change.id,
+        "entity_type": "dataset",
+        "entity_id": change.dataset_id,
+        "state": change.state,
+        "labels_before": change.labels_before,
+        "labels": change.labels,
+        "facets_before": change.facets_before,
+        "facets": change.facets,
+        "occurred_at": change.occurred_at,
+        "captured_at": change.captured_at,
+        "changed": changed,
+    }
+    return _Told(row, is_new=False)
 
 
 def _seen(content: str | None) -> dict[str, Any] | None:

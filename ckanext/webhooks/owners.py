@@ -7,7 +7,9 @@ must show in what is sent.
 
 from __future__ import annotations
 
+import logging
 import time
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +19,8 @@ from ckan.lib.plugins import get_permission_labels
 
 from . import config
 from .visibility import ALL, OwnerLabels
+
+log = logging.getLogger(__name__)
 
 FRESH_FOR = 5.0
 
@@ -67,7 +71,17 @@ def _read(user_id: str) -> Owner:
         return Owner(_NOBODY, exists=False, may_subscribe=False)
     if user.sysadmin:
         return Owner(ALL, exists=True, may_subscribe=True)
-    labels = frozenset(get_permission_labels().get_user_dataset_labels(user))
+    try:
+        labels = frozenset(get_permission_labels().get_user_dataset_labels(user))
+    except Exception:
+        # One user's labels that cannot be had must not keep all others waiting.
+        log.exception(
+            "webhooks [%s]: the permission labels of user %s cannot be had, so nothing is told to"
+            " this user. Look at the plugin that implements IPermissionLabels.",
+            uuid.uuid4(),
+            user.id,
+        )
+        labels = _NOBODY
     return Owner(labels, exists=True, may_subscribe=meets_minimum_auth(user))
 
 

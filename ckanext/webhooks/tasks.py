@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
 
 from ckan import model
 
@@ -23,31 +22,35 @@ TICK = 1.0
 SWEEP_EVERY = 60.0
 
 
+# Set when this process is to end: what is under way is finished, no more begun.
+stopping = threading.Event()
+
+
 @queue.app.task(name=queue.WORK)
 def work() -> None:
     """Take everything that waits through dispatch and delivery."""
     work_once()
 
 
-def work_once(stopping: Callable[[], bool] = lambda: False) -> int:
+def work_once() -> int:
     """Dispatch what was captured and send what is due, until nothing is.
 
     :returns: how many attempts were made
     """
     try:
-        while dispatch() and not stopping():
+        while dispatch() and not stopping.is_set():
             pass
-        return deliver_due(stopping)
+        return deliver_due(stopping.is_set)
     finally:
         model.Session.remove()
 
 
-def tick_until(stopped: threading.Event) -> None:
-    """Work once a second until told to stop, whatever happens meanwhile."""
+def tick() -> None:
+    """Work once a second until :data:`stopping` is set, whatever happens meanwhile."""
     next_sweep = 0.0
-    while not stopped.is_set():
+    while not stopping.is_set():
         try:
-            work_once(stopped.is_set)
+            work_once()
             if time.monotonic() >= next_sweep:
                 next_sweep = time.monotonic() + SWEEP_EVERY
                 _sweep()
@@ -58,7 +61,7 @@ def tick_until(stopped: threading.Event) -> None:
                 uuid.uuid4(),
                 TICK,
             )
-        stopped.wait(TICK)
+        stopping.wait(TICK)
 
 
 def _sweep() -> None:

@@ -65,7 +65,6 @@ load_ckan()
 configure()
 app = queue.app
 
-_stopped = threading.Event()
 _ticking: list[threading.Thread] = []
 
 
@@ -81,17 +80,15 @@ def _check_pool(instance: Any, **_: Any) -> None:
 
 @signals.worker_ready.connect
 def _start_ticking(**_: Any) -> None:
-    _stopped.clear()
-    thread = threading.Thread(
-        target=tasks.tick_until, args=(_stopped,), name="webhooks-tick", daemon=True
-    )
+    tasks.stopping.clear()
+    thread = threading.Thread(target=tasks.tick, name="webhooks-tick", daemon=True)
     thread.start()
     _ticking.append(thread)
 
 
 @signals.worker_shutting_down.connect
 def _stop_ticking(**_: Any) -> None:
-    _stopped.set()
+    tasks.stopping.set()
 
 
 @signals.worker_shutdown.connect

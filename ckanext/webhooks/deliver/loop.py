@@ -110,7 +110,12 @@ class _Drive:
         if self.stopping() or room <= 0 or self.unsettled:
             return 0
         busy = [id_ for id_, n in self.in_flight.items() if n >= self.per_webhook]
-        claimed = claim(room, self.per_webhook, busy, self.timeout)
+        try:
+            claimed = claim(room, self.per_webhook, busy, self.timeout)
+        except SQLAlchemyError:
+            if not self.in_flight.total():
+                raise
+            return 0  # what is under way is to be settled first, and says the same
         if claimed is None:
             return 0
         ready = self._prepare(claimed)
@@ -167,14 +172,34 @@ class _Drive:
                 if what is Sending.NOTHING:
                     cancelled[delivery.id] = "superseded"
                     continue
-                key = (event.id, what is Sending.STUB)
-                if key not in entities:
-                    entities[key] = message.entity_json(event, as_stub=key[1])
-                facts = self._facts(delivery, webhook, event, entities[key], key[1])
-                body = message.compose(facts, delivery.format)
-                ready.append(_Ready(delivery, webhook, body))
+                try:
+                    body = self._body(delivery, webhook, event, what, entities)
+                except Exception as error:  # one that cannot be written stops no other
+                    outcome = Outcome(error=_log_failure(delivery, error))
+                    self.unsettled.append(Attempted(delivery, int(claimed.now()), outcome))
+                else:
+                    ready.append(_Ready(delivery, webhook, body))
         settle.cancel(cancelled)
         return ready
+
+    def _body(
+        self,
+        delivery: Any,
+        webhook: Any,
+        event: Any,
+        what: Sending,
+        entities: dict[tuple[str, bool], str],
+    ) -> bytes:
+        """Write a body.
+
+        :param entities: what was written of the set's entities so far
+        """
+        as_stub = what is Sending.STUB
+        key = (event.id, as_stub)
+        if key not in entities:
+            entities[key] = message.entity_json(event, as_stub)
+        facts = self._facts(delivery, webhook, event, entities[key], as_stub)
+        return message.compose(facts, delivery.format)
 
     def _facts(
         self, delivery: Any, webhook: Any, event: Any, entity: str, as_stub: bool
@@ -202,8 +227,7 @@ class _Drive:
         try:
             outcome = transport.post(self._request(ready, sent_at))
         except Exception as error:
-            log.exception("webhooks [%s]: delivery %s", uuid.uuid4(), ready.delivery.id)
-            outcome = Outcome(error=f"{type(error).__name__}: {error}")
+            outcome = Outcome(error=_log_failure(ready.delivery, error))
         _inbox.put(Attempted(ready.delivery, sent_at, outcome))
 
     def _request(self, ready: _Ready, sent_at: int) -> Request:
@@ -228,6 +252,16 @@ class _Drive:
             self.timeout,
             self.allowed_networks,
         )
+
+
+def _log_failure(delivery: Any, error: Exception) -> str:
+    """Log what no endpoint is to blame for, and say it in words for the attempt."""
+    log.exception(
+        "webhooks [%s]: delivery %s could not be sent and is tried again later",
+        uuid.uuid4(),
+        delivery.id,
+    )
+    return f"{type(error).__name__}: {error}"
 
 
 def _sending(delivery: Any, event: Any, newest: dict[str, Any], owner: owners.Owner) -> Sending:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 from ckan import model
+from ckan.lib.plugins import get_permission_labels
 from ckan.tests import factories
 from ckan.tests.helpers import call_action
 
@@ -238,3 +239,33 @@ def test_dispatching_again_writes_nothing_twice(public):
 def test_adopted_topics_match_like_new_ones():
     hook = Webhook.get(subscribe(factories.User(), "dataset/create"))
     assert (hook.topic, hook.topics) == ("dataset/create", ["dataset/create"])
+
+
+def test_a_change_that_cannot_be_compared_keeps_no_other_waiting(public, caplog):
+    broken = factories.Dataset()
+    model.Session.execute(
+        sa.text("UPDATE webhooks_event SET content = 'no JSON' WHERE dataset_id = :id"),
+        {"id": broken["id"]},
+    )
+    model.Session.commit()
+    factories.Dataset()
+    assert told(public) == ["dataset/create"] * 2
+    assert "could not be compared" in caplog.text
+
+
+def test_one_owner_without_labels_keeps_no_other_waiting(public, monkeypatch, caplog):
+    odd = factories.User()
+    hook = subscribe(odd)
+    kind = type(get_permission_labels())
+    labels = kind.get_user_dataset_labels
+
+    def sometimes(self, user):
+        if user.id == odd["id"]:
+            raise KeyError("a bug of another plugin")
+        return labels(self, user)
+
+    monkeypatch.setattr(kind, "get_user_dataset_labels", sometimes)
+    factories.Dataset()
+    assert told(public) == ["dataset/create"]
+    assert told(hook) == []
+    assert "IPermissionLabels" in caplog.text

@@ -317,3 +317,21 @@ def test_a_worker_whose_clock_is_wrong_signs_right(receiver, monkeypatch):
     monkeypatch.undo()
     (request,) = receiver.requests
     Verifier(secret_of(hook)).verify(request.body.decode(), request.headers)
+
+
+def test_one_that_cannot_be_written_stops_no_other(receiver, caplog):
+    subscribe(receiver, topic="dataset/create")
+    broken, whole = factories.Dataset(), factories.Dataset()
+    tasks.dispatch()
+    model.Session.execute(
+        sa.text(
+            "UPDATE webhooks_delivery d SET format = 'none' FROM webhooks_event e"
+            " WHERE e.id = d.event_id AND e.dataset_id = :id"
+        ),
+        {"id": broken["id"]},
+    )
+    model.Session.commit()
+    tasks.work_once()
+    assert [r.json["entity"]["id"] for r in receiver.requests] == [whole["id"]]
+    assert [d[0] for d in deliveries()] == ["pending", "delivered"]
+    assert "could not be sent and is tried again later" in caplog.text
