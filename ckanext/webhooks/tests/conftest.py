@@ -13,7 +13,6 @@ import pytest
 import sqlalchemy as sa
 from ckan import model
 
-from .. import owners
 
 TABLES = "webhooks, webhooks_event, webhooks_delivery, webhooks_attempt"
 TIERS = ("pure", "database", "acceptance")
@@ -25,6 +24,9 @@ def webhooks_db(clean_db: None, migrate_db_for, with_plugins: None) -> Iterator[
     migrate_db_for("webhooks")
     model.Session.execute(sa.text(f"TRUNCATE {TABLES}"))
     model.Session.commit()
+    # Not at the top: loading CKAN's configuration silences loggers that are there before it.
+    from .. import owners
+
     owners.forget()
     yield
     model.Session.rollback()
