@@ -242,10 +242,18 @@ def _validate(data_dict: dict[str, Any], schema_: Any, context: Any) -> dict[str
     data, errors = tk.navl_validate(data_dict, schema_, context)
     for name in unknown:
         errors[name] = [tk._("Unknown parameter: choose from %s") % ", ".join(sorted(schema_))]
+    for name in schema_:
+        if _is_list_of_objects(data_dict.get(name)):
+            errors[name] = [tk._("Must not be a list of objects")]
     if errors:
         model.Session.rollback()
         raise tk.ValidationError(errors)
     return dict(data)
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    """Tell what CKAN takes for fields within a field, and 2.10 and 2.11 drop in silence."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
 def _get(auth: str, context: Any, data_dict: dict[str, Any]) -> Any:
