@@ -67,12 +67,17 @@ def execute(statement: str, **values) -> None:
 def differences() -> list:
     """Give what Alembic would change so that the tables are as the models say."""
 
-    def ours(object_, name, type_, reflected, compare_to) -> bool:
-        if type_ == "table":
-            return name.startswith("webhooks") and not name.endswith("_alembic_version")
-        return True
+    def is_ours(name: str | None, type_: str) -> bool:
+        if type_ != "table" or name is None:
+            return True
+        return name.startswith("webhooks") and not name.endswith("_alembic_version")
 
-    options = {"include_object": ours, "compare_type": True, "compare_server_default": True}
+    options = {
+        "include_name": lambda name, type_, parents: is_ours(name, type_),
+        "include_object": lambda object_, name, type_, *others: is_ours(name, type_),
+        "compare_type": True,
+        "compare_server_default": True,
+    }
     with model.meta.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts=options)
         return list(compare_metadata(context, model.meta.metadata))
