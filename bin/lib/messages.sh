@@ -1,7 +1,8 @@
 # What a person reads: steps with the seconds so far, and failures that say what to do.
 # Sourced.
 
-say() { printf '%s\n' "$*"; }
+# say LINE…
+say() { printf '%s\n' "$@"; }
 
 step() { printf '[%3ds] %s\n' "$SECONDS" "$*"; }
 
