@@ -13,7 +13,6 @@ import pytest
 import sqlalchemy as sa
 from ckan import model
 
-
 TABLES = "webhooks, webhooks_event, webhooks_delivery, webhooks_attempt"
 TIERS = ("pure", "database", "acceptance")
 
