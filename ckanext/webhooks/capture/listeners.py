@@ -16,11 +16,10 @@ from typing import Any
 
 import ckan.plugins as p
 from ckan.model import meta
-from psycopg2 import errorcodes
 from sqlalchemy import event
 
 from .. import queue
-from ..model.base import HOW_TO_MIGRATE
+from ..model.base import HOW_TO_MIGRATE, is_missing_table
 from . import record, touched
 
 log = logging.getLogger(__name__)
@@ -123,15 +122,10 @@ def _record_each(session: Any) -> None:
             if record.record(session, dataset_id, transaction.datasets[dataset_id]):
                 transaction.wrote = True
         except Exception as error:
-            if _is_missing_table(error):
+            if is_missing_table(error):
                 _log_missing_tables()
                 return
             _log_failure(f"the change of dataset {dataset_id} was not captured")
-
-
-def _is_missing_table(error: Exception) -> bool:
-    original = getattr(error, "orig", None)
-    return getattr(original, "pgcode", None) == errorcodes.UNDEFINED_TABLE
 
 
 def _log_missing_tables() -> None:

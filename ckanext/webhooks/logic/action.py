@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import ckan.plugins.toolkit as tk
 import sqlalchemy as sa
 from ckan import model
+from sqlalchemy.exc import ProgrammingError
 
 from .. import config, encryption, topics
 from ..model import Delivery, Status, Webhook, WebhookState
+from ..model.base import HOW_TO_MIGRATE, is_missing_table
 from . import schema
 
 # Receivers have a day to take up a new secret; the old one signs until then.
@@ -19,17 +22,36 @@ _OLD_SECRET_SIGNS_FOR = "24 hours"
 
 
 def actions() -> dict[str, Callable[..., Any]]:
-    return {
-        "webhook_create": webhook_create,
-        "webhook_show": webhook_show,
-        "webhook_list": webhook_list,
-        "webhook_update": webhook_update,
-        "webhook_patch": webhook_patch,
-        "webhook_delete": webhook_delete,
-        "webhook_secret_show": webhook_secret_show,
-        "webhook_secret_rotate": webhook_secret_rotate,
-        "webhook_topic_list": webhook_topic_list,
-    }
+    """Give the actions by name."""
+    functions = (
+        webhook_create,
+        webhook_show,
+        webhook_list,
+        webhook_update,
+        webhook_patch,
+        webhook_delete,
+        webhook_secret_show,
+        webhook_secret_rotate,
+        webhook_topic_list,
+    )
+    return {function.__name__: _saying_what_is_missing(function) for function in functions}
+
+
+def _saying_what_is_missing(action: Callable[..., Any]) -> Callable[..., Any]:
+    """Let an action say how to make the tables, rather than that a statement failed."""
+
+    @functools.wraps(action)
+    def checked(context: Any, data_dict: dict[str, Any]) -> Any:
+        try:
+            return action(context, data_dict)
+        except ProgrammingError as error:
+            if not is_missing_table(error):
+                raise
+            model.Session.rollback()
+            message = tk._("The tables of the webhooks plugin are missing: %s") % HOW_TO_MIGRATE
+            raise tk.ValidationError({"message": [message]}) from None
+
+    return checked
 
 
 def webhook_create(context: Any, data_dict: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import ckan.plugins.toolkit as tk
 import sqlalchemy as sa
 from ckan import model
+from psycopg2 import errorcodes
 from sqlalchemy.engine import Connection
 
 # Declarative models on CKAN's own metadata. mypy cannot follow the dynamic
@@ -29,6 +30,11 @@ def transaction() -> Iterator[Connection]:
     assert engine is not None, "CKAN's model is not initialised"
     with engine.begin() as connection:
         yield connection
+
+
+def is_missing_table(error: BaseException) -> bool:
+    """Tell whether a database error says that a table is not there."""
+    return getattr(getattr(error, "orig", None), "pgcode", None) == errorcodes.UNDEFINED_TABLE
 
 
 def missing_tables() -> bool:

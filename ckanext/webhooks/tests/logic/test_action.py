@@ -339,3 +339,14 @@ def test_each_action_is_documented_in_ckans_style():
             "webhook_topic_list",
         }
         assert getattr(function, "side_effect_free", False) is is_read, name
+
+
+def test_missing_tables_are_said_with_what_to_run():
+    model.Session.execute(sa.text("ALTER TABLE webhooks RENAME TO webhooks_away"))
+    model.Session.commit()
+    try:
+        with pytest.raises(tk.ValidationError, match="ckan db upgrade -p webhooks"):
+            call_action("webhook_list", {"user": factories.Sysadmin()["name"]})
+    finally:
+        model.Session.execute(sa.text("ALTER TABLE webhooks_away RENAME TO webhooks"))
+        model.Session.commit()
