@@ -55,10 +55,8 @@ def comparable(dataset: dict[str, Any]) -> dict[str, Any]:
         (_group(g) for g in kept.get("groups") or []),
         key=lambda group: str(group.get("id")),
     )
-    kept["tags"] = sorted(
-        kept.get("tags") or [],
-        key=lambda tag: (str(tag.get("vocabulary_id")), str(tag.get("name"))),
-    )
+    # A plugin's schema may show tags in a form of its own.
+    kept["tags"] = sorted(kept.get("tags") or [], key=lambda tag: json.dumps(tag, sort_keys=True))
     kept["resources"] = [comparable_resource(r) for r in kept.get("resources") or []]
     return kept
 
@@ -132,6 +130,10 @@ def facets(dataset: dict[str, Any]) -> dict[str, list[str]]:
         "dataset": [dataset["id"], dataset["name"]],
         "organization": [organization] if organization else [],
         "group": sorted(g["id"] for g in dataset.get("groups") or []),
-        "tag": sorted(t["name"] for t in dataset.get("tags") or []),
+        "tag": sorted(_tag_name(t) for t in dataset.get("tags") or []),
         "type": [dataset.get("type") or "dataset"],
     }
+
+
+def _tag_name(tag: Any) -> str:
+    return str(tag["name"] if isinstance(tag, dict) else tag)

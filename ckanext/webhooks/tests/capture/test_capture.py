@@ -185,6 +185,33 @@ def test_what_is_built_here_is_what_ckan_builds():
     assert difference.digest(content.dataset_dict(dataset["id"], None)) == row.digest
 
 
+@pytest.mark.ckan_config("ckan.plugins", "webhooks example_idatasetform_v4")
+def test_fields_of_a_datasets_own_schema_are_told():
+    """With a plugin of CKAN's own that implements IDatasetForm."""
+    dataset = factories.Dataset(custom_text="a")
+    call_action("package_patch", as_sysadmin(), id=dataset["id"], custom_text="b")
+    shown = call_action("package_show", id=dataset["id"])
+    contents = [json.loads(row.content) for row in log_rows()]
+    assert [c["custom_text"] for c in contents] == ["a", "b"]
+    assert difference.comparable(contents[-1]) == difference.comparable(shown)
+
+
+def test_urls_are_in_the_default_locale_whoever_edited(app):
+    dataset = factories.Dataset()
+    german = {"CKAN_LANG": "de", "CKAN_LANG_IS_DEFAULT": False}
+    with app.flask_app.test_request_context(environ_overrides=german):
+        resource = call_action(
+            "resource_create",
+            as_sysadmin(),
+            package_id=dataset["id"],
+            url="a.csv",
+            url_type="upload",
+        )
+    assert "/de/dataset/" in resource["url"]
+    (told,) = json.loads(log_rows()[-1].content)["resources"]
+    assert told["url"] == resource["url"].replace("/de/", "/")
+
+
 def test_code_on_the_model_that_commits_without_a_flush_is_heard():
     dataset = factories.Dataset()
     package = model.Package.get(dataset["id"])
