@@ -92,7 +92,6 @@ class _Dial(threading.local):
     allowed_networks: tuple[str, ...] = ()
     dialled: str | None = None
     timed_out: bool = False
-    handle: socket.socket | None = None
 
 
 _dial = _Dial()
