@@ -6,7 +6,7 @@ The acceptance tier's fixtures are in test_path.py.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -31,6 +31,12 @@ def webhooks_db(clean_db: None, migrate_db_for, with_plugins: None) -> Iterator[
     model.Session.rollback()
 
 
+@pytest.fixture
+def say(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Say a figure that was measured: it is printed at the end, also where all passes."""
+    return lambda text: record_property("figure", text)
+
+
 # Before pytest's own, which applies ``-m``.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[Any]) -> None:
@@ -40,7 +46,11 @@ def pytest_collection_modifyitems(items: list[Any]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say how many tests of each tier ran: a tier that ran none shows."""
+    """Say what was measured, and how many tests of each tier ran: one that ran none shows."""
+    for report in terminalreporter.stats.get("passed", ()):
+        for name, figure in report.user_properties:
+            if name == "figure" and report.when == "call":
+                terminalreporter.write_line(figure)
     ran = {
         (report.nodeid, tier)
         for reports in terminalreporter.stats.values()

@@ -260,7 +260,7 @@ def test_a_process_killed_before_the_commit_tells_nothing(site, ckan, receiver, 
     assert topics_of(receiver.settle(3.0), dataset["id"]) == ["dataset/create"]
 
 
-def test_a_process_killed_before_the_nudge_loses_nothing(site, ckan, receiver, worker, hook):
+def test_a_process_killed_before_the_nudge_loses_nothing(site, ckan, receiver, worker, hook, say):
     dataset = new_dataset(ckan, title="a")
     receiver.wait(1)
     (site.folder / "die-before-nudge").touch()
@@ -269,7 +269,7 @@ def test_a_process_killed_before_the_nudge_loses_nothing(site, ckan, receiver, w
         ckan.action.package_patch(id=dataset["id"], title="committed")
     assert not (site.folder / "die-before-nudge").exists(), "the process was killed"
     told = receiver.wait(2)[-1]
-    print(f"found without a nudge {told.at - killed:.2f} s after the kill")
+    say(f"found without a nudge {told.at - killed:.2f} s after the kill")
     assert told.json["entity"]["title"] == "committed"
 
 
@@ -283,7 +283,7 @@ def save(ckan: ckanapi.RemoteCKAN, dataset: dict, title: str) -> float:
 
 @pytest.mark.parametrize("server", ["gunicorn", "uwsgi"])
 def test_a_broker_that_is_away_costs_little_and_loses_nothing(
-    site, ckan, receiver, no_worker, hook, server
+    site, ckan, receiver, no_worker, hook, server, say
 ):
     """Every save succeeds; a pass without Celery delivers, and so does the worker later."""
     assert site.web is not None
@@ -299,7 +299,7 @@ def test_a_broker_that_is_away_costs_little_and_loses_nothing(
             site.stop_redis() if fault == "stopped" else site.freeze_redis()
             first = save(ckan, dataset, f"{fault} 0")
             later = [save(ckan, dataset, f"{fault} {n}") for n in range(1, 6)]
-            print(
+            say(
                 f"{server}, Redis {fault}: a save takes {usual * 1000:.0f} ms, the first without"
                 f" the broker {(first - usual) * 1000:+.0f} ms, those after it"
                 f" {(statistics.median(later) - usual) * 1000:+.0f} ms"
@@ -338,7 +338,7 @@ def test_redis_that_comes_back_needs_no_person(site, ckan, receiver, worker, hoo
     receiver.wait(3)
 
 
-def test_a_worker_killed_in_flight_delivers_in_the_end(site, ckan, receiver, worker, hook):
+def test_a_worker_killed_in_flight_delivers_in_the_end(site, ckan, receiver, worker, hook, say):
     released = threading.Event()
 
     def hang(request: Received):
@@ -354,7 +354,7 @@ def test_a_worker_killed_in_flight_delivers_in_the_end(site, ckan, receiver, wor
     released.set()
     start_worker(site)
     again = receiver.wait(2)[-1]
-    print(f"delivered again {again.at - killed:.1f} s after the kill")
+    say(f"delivered again {again.at - killed:.1f} s after the kill")
     deadline = time.monotonic() + 10
     sql = "SELECT status, tries FROM webhooks_delivery WHERE webhook_id = %s"
     while (statuses := rows(site, sql, hook)) != [("delivered", 1)]:
@@ -398,7 +398,7 @@ def test_celery_by_its_own_command_works_too(site, ckan, receiver, no_worker, ho
     assert code == 0, log.read_text()
 
 
-def test_a_worker_takes_less_than_150_mb(site, ckan, receiver, worker, hook):
+def test_a_worker_takes_less_than_150_mb(site, ckan, receiver, worker, hook, say):
     for _ in range(5):
         new_dataset(ckan)
     receiver.wait(5)
@@ -407,7 +407,7 @@ def test_a_worker_takes_less_than_150_mb(site, ckan, receiver, worker, hook):
     resident, share = (
         int(memory.split(f"\n{name}:")[1].split()[0]) / 1024 for name in ("Rss", "Pss")
     )
-    print(f"one worker: {share:.0f} MB ({resident:.0f} MB with all of what it shares)")
+    say(f"one worker: {share:.0f} MB ({resident:.0f} MB with all of what it shares)")
     assert share < 150
 
 

@@ -387,7 +387,7 @@ class TestTrouble:
         assert f"the change of dataset {dataset['id']} was not captured" in caplog.text
         assert log_rows() == []
 
-    def test_a_locked_table_costs_the_lock_timeout(self, caplog):
+    def test_a_locked_table_costs_the_lock_timeout(self, caplog, say):
         dataset = factories.Dataset(title="a")
         context = as_sysadmin()
         with model.meta.engine.connect() as other:
@@ -397,7 +397,7 @@ class TestTrouble:
             call_action("package_patch", context, id=dataset["id"], title="saved")
             took = time.monotonic() - started
             transaction.rollback()
-        print(f"saved in {took * 1000:.0f} ms while the event table was locked")
+        say(f"saved in {took * 1000:.0f} ms while the event table was locked")
         assert call_action("package_show", id=dataset["id"])["title"] == "saved"
         assert "was not captured" in caplog.text
         assert len(log_rows()) == 1

@@ -284,7 +284,7 @@ def test_a_lease_that_ran_out_is_taken_by_another(receiver):
     assert deliveries() == [("delivered", 1, None)]
 
 
-def test_a_slow_endpoint_delays_no_other(receiver):
+def test_a_slow_endpoint_delays_no_other(receiver, say):
     release = threading.Event()
 
     def hang(request: Received):
@@ -305,7 +305,7 @@ def test_a_slow_endpoint_delays_no_other(receiver):
         assert len(slow.requests) <= tk.config["ckanext.webhooks.max_in_flight_per_webhook"]
         release.set()
         worker.join()
-    print(f"20 deliveries in {took * 1000:.0f} ms beside an endpoint that hangs")
+    say(f"20 deliveries in {took * 1000:.0f} ms beside an endpoint that hangs")
     assert {d[0] for d in deliveries()} == {"delivered"}
 
 
