@@ -43,4 +43,5 @@ def missing_tables() -> bool:
         found = connection.execute(
             sa.text("SELECT to_regclass('webhooks_attempt'), to_regclass('webhooks')")
         ).one()
-    return None in found
+    # SQLAlchemy 1.4's rows look for keys, not for values.
+    return None in tuple(found)
