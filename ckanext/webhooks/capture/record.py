@@ -28,18 +28,13 @@ from .touched import Touched
 # A save must not wait for this extension: DESIGN promises these bounds.
 LOCK_TIMEOUT = "200ms"
 STATEMENT_TIMEOUT = "500ms"
-# Between the capture of a transaction and the end of its commit lies less; an
-# event that was dispatched before we began was committed before we began.
-_COMMIT_TAKES_AT_MOST = "2 seconds"
-
 _TABLE = Event.__table__
 _LOCK = sa.text("SELECT 1 FROM package WHERE id = :id FOR NO KEY UPDATE")
 _NEWEST = sa.text(
     """
     SELECT id, version, labels_before, labels, facets_before, facets, digest, state,
-           transaction_id = txid_current() AND occurred_at = now() AS own,
-           captured_at > now() - CAST(:window AS interval)
-               AND coalesce(dispatched_at > now(), true) AS overlapped
+           metadata_modified, captured_at > now() AS after_we_began,
+           transaction_id = txid_current() AND occurred_at = now() AS own
     FROM webhooks_event WHERE dataset_id = :id AND version IS NOT NULL
     ORDER BY version DESC LIMIT 2
     """
@@ -87,8 +82,7 @@ def record(session: Any, dataset_id: str, touched: Touched) -> bool:
         package = session.get(model.Package, dataset_id) if exists else None
         if _is_excluded(package, touched):
             return False
-        if log.previous is not None and log.previous.overlapped:
-            # Another transaction wrote this dataset while ours had it in memory.
+        if _is_stale(log, touched, package):
             session.expire_all()
             touched.built = None
         before = _before(log, touched, package)
@@ -113,6 +107,7 @@ def record(session: Any, dataset_id: str, touched: Touched) -> bool:
                 facets_before=before.facets,
                 facets=after.facets or before.facets,
                 digest=after.digest,
+                metadata_modified=package.metadata_modified if package is not None else None,
                 content=text if text is not None else _last_content(log, package),
                 first_sight=_first_sight(log, touched),
             )
@@ -144,10 +139,20 @@ def _bounded(connection: Connection) -> Iterator[None]:
 
 
 def _read_log(connection: Connection, dataset_id: str) -> _Log:
-    rows = connection.execute(_NEWEST, {"id": dataset_id, "window": _COMMIT_TAKES_AT_MOST}).all()
+    rows = connection.execute(_NEWEST, {"id": dataset_id}).all()
     own = rows[0] if rows and rows[0].own else None
     earlier = rows[1:] if own is not None else rows
     return _Log(own, earlier[0] if earlier else None)
+
+
+def _is_stale(log: _Log, touched: Touched, package: Any) -> bool:
+    """Tell whether another transaction wrote this dataset while ours had it in memory."""
+    if log.previous is None or package is None:
+        return False
+    before = touched.before or _columns(package) or {}
+    loaded, logged = before.get("metadata_modified"), log.previous.metadata_modified
+    # CKAN moves the time forward with each edit: ours started from an older one.
+    return bool(log.previous.after_we_began or (loaded and logged and loaded < logged))
 
 
 def _is_excluded(package: Any, touched: Touched) -> bool:

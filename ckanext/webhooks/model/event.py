@@ -44,6 +44,8 @@ class Event(Base):
     :ivar content: the dataset as ``package_show`` gives it, as JSON text; of
         a deleted one, as it last was; NULL where it may not be told
     :ivar digest: of the content, by ``difference.digest``
+    :ivar metadata_modified: of the dataset, as its row has it: who edits it
+        from an older state has not seen this event
     :ivar first_sight: where the log knew nothing of a dataset that existed:
         ids of resources by what was done to them in this transaction
     :ivar changed: keys that differ, NULL where unknown
@@ -70,6 +72,7 @@ class Event(Base):
     facets = sa.Column(JSONB)
     content = sa.Column(sa.Text)
     digest = sa.Column(sa.Text)
+    metadata_modified = sa.Column(sa.DateTime)
     first_sight = sa.Column(JSONB)
     changed = sa.Column(ARRAY(sa.Text))
 

@@ -161,6 +161,7 @@ def _create_event() -> None:
         sa.Column("facets", JSONB),
         sa.Column("content", sa.Text),
         sa.Column("digest", sa.Text),
+        sa.Column("metadata_modified", sa.DateTime),
         sa.Column("first_sight", JSONB),
         sa.Column("changed", ARRAY(sa.Text)),
     )
