@@ -6,6 +6,6 @@ an address that ``addresses`` allows, ``retry`` decides what the outcome
 means, and ``settle`` writes that down. No transaction is open meanwhile.
 """
 
-from .loop import deliver_due, wake
+from .loop import deliver_due
 
-__all__ = ["deliver_due", "wake"]
+__all__ = ["deliver_due"]

@@ -54,7 +54,7 @@ def deliver_due(stopping: Callable[[], bool] = lambda: False) -> int:
     _wanted.set()
     while _wanted.is_set():
         if not _driving.acquire(blocking=False):
-            wake()
+            _inbox.put(None)
             return made
         try:
             _wanted.clear()
@@ -62,11 +62,6 @@ def deliver_due(stopping: Callable[[], bool] = lambda: False) -> int:
         finally:
             _driving.release()
     return made
-
-
-def wake() -> None:
-    """Make the driver of this process, if there is one, look for due rows."""
-    _inbox.put(None)
 
 
 @dataclass(frozen=True)
