@@ -14,6 +14,7 @@ from . import encryption
 
 log = logging.getLogger(__name__)
 
+ENTITY = ("full", "stub")
 MINIMUM_AUTH = ("none", "editor", "admin", "sysadmin")
 
 
@@ -32,6 +33,11 @@ def site_id() -> str:
 
 def exclude_types() -> frozenset[str]:
     return frozenset(tk.config["ckanext.webhooks.exclude_types"])
+
+
+def entity() -> str:
+    """Give how much of an entity is told: ``full`` or ``stub``."""
+    return str(tk.config["ckanext.webhooks.entity"]).strip().lower()
 
 
 def allowed_networks() -> list[str]:
@@ -78,6 +84,12 @@ def secret_keys() -> list[str]:
 
 def report_mistakes() -> None:
     """Log options whose values make no sense, when CKAN starts."""
+    if entity() not in ENTITY:
+        log.error(
+            "ckanext.webhooks.entity = %s is none of %s: until it is, only stubs are sent",
+            entity(),
+            ", ".join(ENTITY),
+        )
     if minimum_auth() not in MINIMUM_AUTH:
         log.error(
             "ckanext.webhooks.minimum_auth = %s is none of %s: until it is, only sysadmins"

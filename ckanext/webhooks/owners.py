@@ -59,9 +59,10 @@ def standing(user_ids: Iterable[str]) -> dict[str, Owner]:
     return found
 
 
-def forget() -> None:
-    """Forget every answer, so that the next one is CKAN's of that moment."""
-    _cache.clear()
+def forget(user_ids: Iterable[str] | None = None) -> None:
+    """Forget answers (every one, or those of some users): the next is of that moment."""
+    for user_id in list(_cache) if user_ids is None else user_ids:
+        _cache.pop(user_id, None)
 
 
 def _read(user_id: str) -> Owner:

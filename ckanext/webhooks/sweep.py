@@ -22,6 +22,7 @@ def sweep() -> None:
     """Do all of it. Two workers may do so at the same time."""
     pause_and_resume()
     forget_old_secrets()
+    forget_unserved()
     prune()
 
 
@@ -76,6 +77,17 @@ def forget_old_secrets() -> None:
             sa.text(
                 "UPDATE webhooks SET previous_secret = NULL, previous_secret_until = NULL"
                 " WHERE previous_secret_until <= clock_timestamp()"
+            )
+        )
+
+
+def forget_unserved() -> None:
+    """Forget what those owners were served under to whom nothing is told any more."""
+    with transaction() as connection:
+        connection.execute(
+            sa.text(
+                "DELETE FROM webhooks_served s WHERE NOT EXISTS ("
+                "SELECT FROM webhooks w WHERE w.user_id = s.user_id AND w.state = 'active')"
             )
         )
 

@@ -11,7 +11,7 @@ from ckan import model
 
 from . import queue
 from .deliver import deliver_due
-from .dispatch import dispatch
+from .dispatch import dispatch, move_on, notice_rights
 from .sweep import sweep
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def work_once() -> int:
     :returns: how many attempts were made
     """
     try:
-        while dispatch() and not stopping.is_set():
+        while dispatch() + move_on() and not stopping.is_set():
             pass
         return deliver_due(stopping.is_set)
     finally:
@@ -67,5 +67,6 @@ def tick() -> None:
 def _sweep() -> None:
     try:
         sweep()
+        notice_rights()
     finally:
         model.Session.remove()

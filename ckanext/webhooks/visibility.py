@@ -9,8 +9,8 @@ active, so that nobody sees it, and those of a sysadmin are :data:`ALL`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection
-from typing import Final, Literal
+from collections.abc import Collection, Iterable
+from typing import Any, Final, Literal
 
 
 class _All(enum.Enum):
@@ -22,6 +22,16 @@ ALL: Final = _All.ALL
 DatasetLabels = Collection[str] | None
 OwnerLabels = Collection[str] | Literal[_All.ALL]
 Verb = Literal["create", "update", "delete"]
+
+
+def owner_labels(stored: Any) -> OwnerLabels:
+    """Read labels of a user as the tables have them: a list, or "all"."""
+    return ALL if stored == ALL.value else frozenset(stored)
+
+
+def stored_labels(labels: OwnerLabels) -> list[str] | str:
+    """Give labels of a user as the tables have them."""
+    return ALL.value if labels is ALL else sorted(labels)
 
 
 def may_see(dataset: DatasetLabels, owner: OwnerLabels) -> bool:
@@ -67,27 +77,45 @@ def sending(
     event_before: DatasetLabels,
     event_after: DatasetLabels,
     deleted: bool,
-    newest: DatasetLabels,
+    later: Iterable[DatasetLabels],
 ) -> Sending:
     """Say what of an event may be sent to an owner now.
 
     Between the event and the send, the owner's rights and the dataset itself
     may have changed, so both are asked again. A ``delete`` always goes out,
     since it publishes nothing; whether it carries what was deleted depends
-    on whether its receiver may have it.
+    on whether its receiver may have it. What was hidden in the meantime is
+    not published again, even where the dataset came back: it may have been
+    hidden in order to be mended.
 
     :param verb: what the owner is told: create, update or delete
     :param owner: the owner's labels now
     :param event_before: the dataset's labels before the event
     :param event_after: the dataset's labels after it
     :param deleted: the entity was deleted, rather than hidden or purged
-    :param newest: the labels under which the dataset's content may be
-        published now; those it had last, where it has been deleted since
+    :param later: the labels under which the dataset's content could be
+        published in each of its later states; those it had last, for a
+        state in which it is deleted
     """
+    still_published = all(may_see(labels, owner) for labels in later)
     if verb == "delete":
-        if deleted and may_see(event_before, owner) and may_see(newest, owner):
+        if deleted and still_published and may_see(event_before, owner):
             return Sending.CONTENT
         return Sending.STUB
-    if may_see(event_after, owner) and may_see(newest, owner):
+    if still_published and may_see(event_after, owner):
         return Sending.CONTENT
     return Sending.NOTHING
+
+
+def publishable(
+    deleted: bool, before: Collection[str] | None, after: Collection[str] | None
+) -> DatasetLabels:
+    """Give the labels under which a state's content may be published.
+
+    What was deleted was told with its content, to those who could see it.
+
+    :param deleted: the dataset was deleted, rather than hidden or purged
+    :param before, after: its labels before and after the change
+    """
+    labels = before if deleted else after
+    return None if labels is None else frozenset(labels)

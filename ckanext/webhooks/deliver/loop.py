@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from .. import config, encryption, owners
 from ..model import State
 from ..version import __version__
-from ..visibility import DatasetLabels, Sending, sending
+from ..visibility import OwnerLabels, Sending, owner_labels, publishable, sending
 from . import message, settle, signing, transport
 from .attempt import Attempted, Outcome, Request
 from .claim import Claimed, claim
@@ -163,9 +163,12 @@ class _Drive:
             elif not standing[webhook.user_id].exists:
                 cancelled[delivery.id] = "the owner is not an active user any more"
             else:
-                what = _sending(delivery, event, claimed.newest, standing[webhook.user_id])
+                what = _sending(delivery, event, claimed, standing[webhook.user_id].labels)
                 if what is Sending.NOTHING:
-                    cancelled[delivery.id] = "superseded"
+                    if _is_superseded(delivery, event, claimed, webhook.user_id):
+                        cancelled[delivery.id] = "superseded"
+                    # Else the owner lost rights a moment ago. Dispatch tells what
+                    # that means; until then the lease keeps this waiting.
                     continue
                 try:
                     body = self._body(delivery, webhook, event, what, entities)
@@ -259,23 +262,22 @@ def _log_failure(delivery: Any, error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _sending(delivery: Any, event: Any, newest: dict[str, Any], owner: owners.Owner) -> Sending:
-    return sending(
+def _sending(delivery: Any, event: Any, claimed: Claimed, labels: OwnerLabels) -> Sending:
+    what = sending(
         delivery.topic.split("/")[1],
-        owner.labels,
+        labels,
         event.labels_before,
         event.labels,
         event.state == State.DELETED,
-        _publishable(newest.get(event.dataset_id)),
+        [
+            publishable(later.state == State.DELETED, later.labels_before, later.labels)
+            for later in claimed.later[event.id]
+        ],
     )
+    return Sending.STUB if what is Sending.CONTENT and config.entity() != "full" else what
 
 
-def _publishable(newest: Any) -> DatasetLabels:
-    """Give the labels under which a dataset's content may be published now.
-
-    What was deleted was told with its content, to those who could see it.
-    """
-    if newest is None:
-        return None
-    labels = newest.labels_before if newest.state == State.DELETED else newest.labels
-    return labels if labels is None else frozenset(labels)
+def _is_superseded(delivery: Any, event: Any, claimed: Claimed, user_id: str) -> bool:
+    """Tell whether what is told to this owner already says that this is not to be sent."""
+    labels = owner_labels(claimed.served.get(user_id, []))
+    return _sending(delivery, event, claimed, labels) is Sending.NOTHING

@@ -56,13 +56,14 @@ def entity_json(event: Any, as_stub: bool) -> str:
     """Give what an event says of its entity, as JSON.
 
     :param event: row of an event, with ``source_content`` of the dataset's
-        row where it is a resource's
+        row where that has the content
     :param as_stub: only what says which entity it was
     """
     if event.entity_type == "dataset":
-        if as_stub or event.content is None:
+        content = event.content if event.content is not None else event.source_content
+        if as_stub or content is None:
             return json.dumps(dataset_reference(event, as_stub=True))
-        return str(event.content)
+        return str(content)
     if not as_stub:
         if event.content is not None:
             return _resource_text(json.loads(event.content), event.dataset_id)

@@ -1,9 +1,10 @@
-"""The four tables. Each module says what a row is and who writes it."""
+"""The tables. Each module says what a row is and who writes it."""
 
 from .attempt import Attempt
 from .base import missing_tables, transaction
 from .delivery import Delivery, Status
-from .event import Event, State
+from .event import Event, Origin, State
+from .served import Served
 from .webhook import Format, Webhook, WebhookState
 
 __all__ = [
@@ -11,6 +12,8 @@ __all__ = [
     "Delivery",
     "Event",
     "Format",
+    "Origin",
+    "Served",
     "State",
     "Status",
     "Webhook",

@@ -33,15 +33,18 @@ def transaction() -> Iterator[Connection]:
 
 
 def is_missing_table(error: BaseException) -> bool:
-    """Tell whether a database error says that a table is not there."""
-    return getattr(getattr(error, "orig", None), "pgcode", None) == errorcodes.UNDEFINED_TABLE
+    """Tell whether a database error says that a migration is still to be run."""
+    return getattr(getattr(error, "orig", None), "pgcode", None) in (
+        errorcodes.UNDEFINED_TABLE,
+        errorcodes.UNDEFINED_COLUMN,
+    )
 
 
 def missing_tables() -> bool:
     """Tell whether the migration of this extension is still to be run."""
     with transaction() as connection:
         found = connection.execute(
-            sa.text("SELECT to_regclass('webhooks_attempt'), to_regclass('webhooks')")
+            sa.text("SELECT to_regclass('webhooks_served'), to_regclass('webhooks')")
         ).one()
     # SQLAlchemy 1.4's rows look for keys, not for values.
     return None in tuple(found)

@@ -25,6 +25,14 @@ class State(str, enum.Enum):
     PURGED = "purged"  # gone from the database; only that is told
 
 
+class Origin(str, enum.Enum):
+    """Why there is an event."""
+
+    CHANGE = "change"  # a dataset changed; also one that was found to have changed
+    SEED = "seed"  # the dataset was there before the log: it is told to nobody
+    RIGHTS = "rights"  # what one user may see changed, while the dataset did not
+
+
 class Event(Base):
     """One committed change of one dataset or one resource.
 
@@ -32,7 +40,10 @@ class Event(Base):
     :ivar position: order in which rows were written; of one dataset it is
         the order of commit, since capture locks the dataset
     :ivar sequence: order of commit over everything, given at dispatch
-    :ivar source_id: on a resource's row, the dataset's row it belongs to
+    :ivar origin: an :class:`Origin`
+    :ivar user_id: the only user whom it concerns, NULL where it is for all
+    :ivar source_id: the dataset's row that has the content, where this is
+        not it
     :ivar version: on a dataset's row, 1, 2, 3… of that dataset
     :ivar transaction_id: of PostgreSQL; with ``occurred_at`` it tells the
         row of a transaction's own from one that was restored from a backup
@@ -59,6 +70,8 @@ class Event(Base):
     entity_type = sa.Column(sa.Text, nullable=False)
     entity_id = sa.Column(sa.Text, nullable=False)
     dataset_id = sa.Column(sa.Text, nullable=False)
+    origin = sa.Column(sa.Text, nullable=False, server_default=Origin.CHANGE.value)
+    user_id = sa.Column(sa.Text)
     source_id = sa.Column(sa.Text)
     version = sa.Column(sa.Integer)
     transaction_id = sa.Column(sa.BigInteger)
@@ -93,7 +106,7 @@ class Event(Base):
         ),
         # The feed, and what is old.
         sa.Index("webhooks_event_sequence_key", "sequence", unique=True),
-        # A dataset's resource rows, which go with their source.
+        # The rows that go with their source.
         sa.Index(
             "webhooks_event_source_id_idx",
             "source_id",

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from ckan import model
 
-TABLES = "webhooks, webhooks_event, webhooks_delivery, webhooks_attempt"
+TABLES = "webhooks, webhooks_event, webhooks_delivery, webhooks_attempt, webhooks_served"
 TIERS = ("pure", "database", "acceptance")
 
 

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
 
-from ..visibility import ALL, Sending, may_see, sending, told
+from ..visibility import (
+    ALL,
+    Sending,
+    may_see,
+    owner_labels,
+    publishable,
+    sending,
+    stored_labels,
+    told,
+)
 
 PUBLIC = frozenset({"public"})
 PRIVATE = frozenset({"member-org"})
@@ -65,7 +75,7 @@ def test_a_subscriber_is_told_what_changed_in_its_sight(before, after, differs, 
 
 
 @pytest.mark.parametrize(
-    ("what", "verb", "owner", "before", "after", "deleted", "newest", "expected"),
+    ("what", "verb", "owner", "before", "after", "deleted", "later", "expected"),
     [
         # Creates and updates: content or nothing, never a stub.
         ("seen then and now", "update", MEMBER, PRIVATE, PRIVATE, False, PRIVATE, "CONTENT"),
@@ -94,8 +104,32 @@ def test_a_subscriber_is_told_what_changed_in_its_sight(before, after, differs, 
         ("a sysadmin, hidden", "delete", ALL, PRIVATE, HIDDEN, False, HIDDEN, "STUB"),
     ],
 )
-def test_what_may_be_sent_now(what, verb, owner, before, after, deleted, newest, expected):
-    assert sending(verb, owner, before, after, deleted, newest) is Sending[expected], what
+def test_what_may_be_sent_now(what, verb, owner, before, after, deleted, later, expected):
+    assert sending(verb, owner, before, after, deleted, [later]) is Sending[expected], what
+
+
+@pytest.mark.parametrize(
+    ("later", "expected"),
+    [
+        ([], "CONTENT"),
+        ([PUBLIC, PUBLIC], "CONTENT"),
+        ([PRIVATE, PUBLIC], "NOTHING"),
+        ([HIDDEN, PUBLIC], "NOTHING"),
+    ],
+)
+def test_what_was_hidden_in_between_is_not_published_again(later, expected):
+    assert sending("update", ANYONE, PUBLIC, PUBLIC, False, later) is Sending[expected]
+
+
+def test_what_was_deleted_may_be_published_to_those_who_could_see_it_last():
+    assert publishable(True, PUBLIC, None) == PUBLIC
+    assert publishable(False, PUBLIC, None) is None
+    assert publishable(False, PUBLIC, PRIVATE) == PRIVATE
+
+
+def test_labels_of_a_user_survive_storing():
+    for labels in (ALL, ANYONE, NOBODY, frozenset({"all"})):
+        assert owner_labels(json.loads(json.dumps(stored_labels(labels)))) == labels
 
 
 def test_content_never_goes_to_whom_it_may_not_be_shown():
@@ -105,10 +139,10 @@ def test_content_never_goes_to_whom_it_may_not_be_shown():
     combinations = itertools.product(
         ("create", "update", "delete"), owners, datasets, datasets, (True, False), datasets
     )
-    for verb, owner, before, after, deleted, newest in combinations:
-        may = sending(verb, owner, before, after, deleted, newest)
+    for verb, owner, before, after, deleted, later in combinations:
+        may = sending(verb, owner, before, after, deleted, [later])
         if may is Sending.CONTENT:
-            assert may_see(newest, owner)
+            assert may_see(later, owner)
             assert may_see(before if verb == "delete" else after, owner)
         if verb == "delete":
             assert may is not Sending.NOTHING, "a delete publishes nothing: it always goes"

@@ -9,9 +9,9 @@ from ckan.lib.plugins import get_permission_labels
 from ckan.tests import factories
 from ckan.tests.helpers import call_action
 
-from .. import owners
-from ..dispatch import dispatch
-from ..model import Webhook
+from ... import owners
+from ...dispatch import dispatch
+from ...model import Webhook
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 

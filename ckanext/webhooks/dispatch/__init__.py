@@ -1,0 +1,16 @@
+"""Stage 2, in the worker: event → deliveries.
+
+``run`` takes what was captured, a set at a time; ``events`` compares and says
+which events a change amounts to; ``rights`` knows under which labels each
+owner is told, and tells the difference where these change; ``write`` numbers
+events and writes deliveries.
+
+One dispatcher works at a time, under a lock that ends with its transaction:
+so the sequence is in the order of commit, and nothing that commits later is
+numbered below what was already told.
+"""
+
+from .rights import move_on, notice_rights
+from .run import dispatch
+
+__all__ = ["dispatch", "move_on", "notice_rights"]

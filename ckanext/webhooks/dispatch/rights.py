@@ -1,0 +1,249 @@
+"""Under which labels each owner is told, and what it means when these change.
+
+An owner who joins an organization is told its datasets as creates, and as
+deletes when leaving it, though no dataset changed. That is a *move* from the
+labels that the owner was served under to those that CKAN gives now. It goes
+through the newest state of each dataset in pages, each a transaction of its
+own, so that a sysadmin's 100,000 datasets make nobody else wait; datasets
+that change meanwhile are moved first.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine import Connection
+
+from .. import owners
+from ..model import Origin, State, transaction
+from ..visibility import ALL, OwnerLabels, may_see, owner_labels, stored_labels
+from . import write
+from .events import Event
+
+# Datasets per transaction: some ten thousand rows where each has many resources.
+PAGE = 500
+
+
+@dataclass(frozen=True)
+class _Move:
+    """An owner on the way from some labels to others; see ``model.Served``."""
+
+    user_id: str
+    labels: OwnerLabels
+    next_labels: OwnerLabels
+    since: int
+    cursor: str
+
+
+def notice_rights() -> None:
+    """Begin to move the owners whose labels are not those they were told under."""
+    with transaction() as connection:
+        write.lock(connection)
+        _serve(connection)
+
+
+def move_on() -> int:
+    """Move one owner by a page of datasets.
+
+    :returns: how many moves are under way; 0 when there is nothing to do
+    """
+    with transaction() as connection:
+        moves = _moves(connection)
+        if not moves:
+            return 0
+        write.lock(connection)
+        moves = _moves(connection)
+        if moves:
+            _move_page(connection, moves[0])
+        return len(moves)
+
+
+def settle(connection: Connection, dataset_ids: Sequence[str]) -> dict[str, OwnerLabels]:
+    """Give the labels under which each owner is told of some datasets now.
+
+    Owners who are being moved are first told what that means for these.
+    """
+    served = _serve(connection)
+    for move in _moves(connection):
+        seen = connection.execute(_SOME, {**_bounds(move), "ids": list(dataset_ids)}).all()
+        _tell(connection, move, seen)
+    return served
+
+
+def _serve(connection: Connection) -> dict[str, OwnerLabels]:
+    """Give the labels that owners are served under or being moved to."""
+    rows = connection.execute(_OWNERS).all()
+    # Owners who may not subscribe any more are paused by the sweep; until
+    # then nothing is written for them.
+    standing = {
+        user_id: owner
+        for user_id, owner in owners.standing(row.user_id for row in rows).items()
+        if owner.may_subscribe
+    }
+    served = {
+        row.user_id: owner_labels(row.labels if row.next_labels is None else row.next_labels)
+        for row in rows
+        if row.labels is not None and row.user_id in standing
+    }
+    moving = {row.user_id for row in rows if row.next_labels is not None}
+    changed = [
+        user_id
+        for user_id, owner in standing.items()
+        if user_id not in moving and served.get(user_id) != owner.labels
+    ]
+    return {**served, **_begin(connection, changed, served)}
+
+
+def _begin(
+    connection: Connection, user_ids: Sequence[str], served: dict[str, OwnerLabels]
+) -> dict[str, OwnerLabels]:
+    """Begin moves to what CKAN says at this moment; owners who are new stand there already."""
+    # Another worker may have asked CKAN later than this one.
+    owners.forget(user_ids)
+    begun = {id_: owner.labels for id_, owner in owners.standing(user_ids).items()}
+    for user_id, labels in begun.items():
+        values = {"user_id": user_id, "labels": stored_labels(labels)}
+        if user_id not in served:
+            connection.execute(_STAND, values)
+        elif labels != served[user_id]:
+            connection.execute(_BEGIN, values)
+    return begun
+
+
+def _moves(connection: Connection) -> list[_Move]:
+    return [
+        _Move(
+            row.user_id,
+            owner_labels(row.labels),
+            owner_labels(row.next_labels),
+            row.since,
+            row.cursor,
+        )
+        for row in connection.execute(_MOVES)
+    ]
+
+
+def _move_page(connection: Connection, move: _Move) -> None:
+    page = connection.execute(_PAGE, {**_bounds(move), "count": PAGE}).all()
+    _tell(connection, move, page)
+    if len(page) == PAGE:
+        values = {"user_id": move.user_id, "cursor": page[-1].dataset_id}
+        connection.execute(_GO_ON, values)
+    else:
+        connection.execute(_END, {"user_id": move.user_id})
+
+
+def _bounds(move: _Move) -> dict[str, Any]:
+    """Give what tells the datasets that a move may be about, in the database."""
+    if move.labels is ALL or move.next_labels is ALL:
+        moved = None
+    else:
+        moved = sorted(set(move.labels) ^ set(move.next_labels))
+    return {"cursor": move.cursor, "since": move.since, "moved": moved}
+
+
+def _tell(connection: Connection, move: _Move, seen: Sequence[Any]) -> None:
+    """Tell an owner the difference that a move makes for some datasets."""
+    now = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
+    events = [event for row in seen for event in _events(row, move, now)]
+    if not events:
+        return
+    write.number(connection, events)
+    write.write_events(connection, events)
+    pairs = (
+        write.pair(
+            event,
+            move.user_id,
+            event.row["labels_before"] is not None,
+            event.row["labels"] is not None,
+        )
+        for event in events
+    )
+    write.write_deliveries(connection, (pair for pair in pairs if pair))
+
+
+def _events(seen: Any, move: _Move, now: Any) -> Iterator[Event]:
+    before = may_see(seen.labels, move.labels)
+    after = may_see(seen.labels, move.next_labels)
+    if before == after:
+        return
+    entities = [("dataset", seen.dataset_id), *(("resource", id_) for id_ in seen.resource_ids)]
+    for entity_type, entity_id in entities:
+        yield Event(
+            {
+                "id": str(uuid.uuid4()),
+                "origin": Origin.RIGHTS.value,
+                "user_id": move.user_id,
+                "entity_type": entity_type,
+                "entity_id": entity_id,
+                "dataset_id": seen.dataset_id,
+                "source_id": seen.id,
+                "state": (State.ACTIVE if after else State.HIDDEN).value,
+                "labels_before": seen.labels if before else None,
+                "labels": seen.labels if after else None,
+                "facets_before": seen.facets,
+                "facets": seen.facets,
+                "occurred_at": now,
+                "captured_at": now,
+                "changed": [],
+                "content": None,
+            },
+            is_new=True,
+        )
+
+
+_OWNERS = sa.text(
+    """
+    SELECT user_id, s.labels, s.next_labels
+    FROM (SELECT DISTINCT user_id FROM webhooks WHERE state = 'active') w
+        LEFT JOIN webhooks_served s USING (user_id)
+    """
+)
+_STAND = sa.text(
+    "INSERT INTO webhooks_served (user_id, labels) VALUES (:user_id, :labels)"
+    " ON CONFLICT (user_id) DO NOTHING"
+).bindparams(sa.bindparam("labels", type_=JSONB))
+_BEGIN = sa.text(
+    """
+    UPDATE webhooks_served
+    SET next_labels = :labels, cursor = '',
+        since = (SELECT coalesce(max(sequence), 0) FROM webhooks_event)
+    WHERE user_id = :user_id
+    """
+).bindparams(sa.bindparam("labels", type_=JSONB))
+_MOVES = sa.text(
+    """
+    SELECT user_id, labels, next_labels, since, cursor FROM webhooks_served
+    WHERE next_labels IS NOT NULL ORDER BY user_id
+    """
+)
+_GO_ON = sa.text("UPDATE webhooks_served SET cursor = :cursor WHERE user_id = :user_id")
+_END = sa.text(
+    """
+    UPDATE webhooks_served
+    SET labels = next_labels, next_labels = NULL, since = NULL, cursor = NULL
+    WHERE user_id = :user_id
+    """
+)
+# The newest state of datasets that were told before the move began: those that
+# the log has told since were moved then.
+_SEEN = """
+    SELECT e.id, e.dataset_id, e.labels, e.facets, ARRAY(
+        SELECT resource ->> 'id'
+        FROM jsonb_array_elements(CAST(e.content AS jsonb) -> 'resources') resource) AS resource_ids
+    FROM webhooks_event e
+    WHERE e.version IS NOT NULL AND e.sequence <= :since AND e.dataset_id > :cursor
+        AND e.labels IS NOT NULL
+        AND (CAST(:moved AS text[]) IS NULL OR e.labels && CAST(:moved AS text[]))
+        AND NOT EXISTS (
+            SELECT FROM webhooks_event newer
+            WHERE newer.dataset_id = e.dataset_id AND newer.version > e.version
+                AND newer.sequence IS NOT NULL)
+"""
+_PAGE = sa.text(f"{_SEEN} ORDER BY e.dataset_id LIMIT :count")
+_SOME = sa.text(f"{_SEEN} AND e.dataset_id = ANY(CAST(:ids AS text[])) ORDER BY e.dataset_id")

@@ -1,0 +1,93 @@
+"""What was captured, a set at a time: compared, numbered, told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from ..model import Origin, State, transaction
+from ..visibility import OwnerLabels, may_see
+from . import rights, write
+from .events import Event, events_or_fewer
+
+# A set is bounded by count and by content, so that a worker's memory is.
+MAX_EVENTS = 200
+MAX_STORED_BYTES = 8 * 1024 * 1024
+
+
+def dispatch() -> int:
+    """Number what was captured and write its deliveries, one set of events.
+
+    :returns: how many captured changes the set held; 0 when none waits
+    """
+    with transaction() as connection:
+        write.lock(connection)
+        changes = connection.execute(
+            _WAITING, {"events": MAX_EVENTS, "bytes": MAX_STORED_BYTES}
+        ).all()
+        if not changes:
+            return 0
+        owners = rights.settle(connection, sorted({change.dataset_id for change in changes}))
+        events = [event for change in changes for event in events_or_fewer(change)]
+        write.number(connection, events)
+        write.write_events(connection, events)
+        write.write_deliveries(connection, _pairs(events, owners))
+        _blank(connection, [c.dataset_id for c in changes if c.state == State.PURGED])
+        return len(changes)
+
+
+_WAITING = sa.text(
+    """
+    WITH waiting AS (
+        SELECT id, sum(coalesce(pg_column_size(content), 0)) OVER (ORDER BY position)
+                   - coalesce(pg_column_size(content), 0) AS bytes_before
+        FROM (SELECT id, position, content FROM webhooks_event
+              WHERE sequence IS NULL ORDER BY position LIMIT :events) oldest)
+    SELECT e.id, e.dataset_id, e.state, e.occurred_at, e.captured_at, e.labels_before, e.labels,
+           e.facets_before, e.facets, e.content, e.first_sight, e.origin,
+           previous.content AS content_before
+    FROM waiting JOIN webhooks_event e USING (id)
+    LEFT JOIN webhooks_event previous
+        ON previous.dataset_id = e.dataset_id AND previous.version = e.version - 1
+    WHERE waiting.bytes_before < :bytes
+    ORDER BY e.position
+    """
+)
+
+
+def _pairs(events: Sequence[Event], owners: Mapping[str, OwnerLabels]) -> Iterator[dict[str, Any]]:
+    for event in events:
+        if event.row["origin"] == Origin.SEED:
+            continue
+        for user_id, labels in owners.items():
+            before = may_see(event.row["labels_before"], labels)
+            after = may_see(event.row["labels"], labels)
+            found = write.pair(event, user_id, before, after)
+            if found:
+                yield found
+
+
+def _blank(connection: Connection, dataset_ids: Sequence[str]) -> None:
+    """Forget what purged datasets held, also where endpoints sent it back."""
+    if dataset_ids:
+        connection.execute(_BLANK_CONTENT, {"ids": dataset_ids})
+        connection.execute(_BLANK_ANSWERS, {"ids": dataset_ids})
+
+
+_BLANK_CONTENT = sa.text(
+    """
+    UPDATE webhooks_event SET content = NULL
+    WHERE dataset_id = ANY(CAST(:ids AS text[])) AND content IS NOT NULL
+    """
+)
+_BLANK_ANSWERS = sa.text(
+    """
+    UPDATE webhooks_attempt a SET answer = NULL
+    FROM webhooks_event e JOIN webhooks_delivery d ON d.event_id = e.id
+    WHERE e.dataset_id = ANY(CAST(:ids AS text[])) AND a.delivery_id = d.id
+        AND a.answer IS NOT NULL
+    """
+)

@@ -1,0 +1,124 @@
+"""Numbering events, and writing them and their deliveries."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from .. import model
+from ..visibility import told
+from .events import Event
+
+# Any number that no other extension uses: "webhooks" on a telephone's keys.
+LOCK_KEY = 93246657
+# Rows of event × owner that go into one statement.
+MAX_PAIRS = 20_000
+
+_TABLE = model.Event.__table__
+
+
+def lock(connection: Connection) -> None:
+    """Wait until no other dispatcher works, and keep others out until the end."""
+    connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
+
+
+def number(connection: Connection, events: Sequence[Event]) -> None:
+    numbers = connection.execute(
+        sa.text(
+            "SELECT nextval('webhooks_event_order'), clock_timestamp()"
+            " FROM generate_series(1, :count)"
+        ),
+        {"count": len(events)},
+    ).all()
+    for event, (sequence, now) in zip(events, numbers, strict=True):
+        event.row["sequence"] = sequence
+        event.row["dispatched_at"] = now
+
+
+def write_events(connection: Connection, events: Sequence[Event]) -> None:
+    connection.execute(
+        sa.update(_TABLE)
+        .where(_TABLE.c.id == sa.bindparam("event_id"))
+        .values(
+            sequence=sa.bindparam("number"),
+            dispatched_at=sa.bindparam("at"),
+            changed=sa.bindparam("keys"),
+        ),
+        [
+            {
+                "event_id": e.row["id"],
+                "number": e.row["sequence"],
+                "at": e.row["dispatched_at"],
+                "keys": e.row["changed"],
+            }
+            for e in events
+            if not e.is_new
+        ],
+    )
+    new = [e.row for e in events if e.is_new]
+    if new:
+        connection.execute(sa.insert(_TABLE), new)
+
+
+def pair(event: Event, user_id: str, before: bool, after: bool) -> dict[str, Any] | None:
+    """Say what one owner's webhooks are told of an event.
+
+    That depends on whether a webhook's filters match the state before and
+    the state after, so there is an answer for each case.
+
+    :param before, after: the owner could see the entity before; can after
+    """
+    if not before and not after:
+        return None
+    return {
+        "event_id": event.row["id"],
+        "user_id": user_id,
+        "when_both": told(before, after, event.differs),
+        "when_left": told(before, False, event.differs),
+        "when_entered": told(False, after, event.differs),
+    }
+
+
+def write_deliveries(connection: Connection, pairs: Iterable[dict[str, Any]]) -> None:
+    """Write what the owners' webhooks are told."""
+    rows = iter(pairs)
+    while batch := list(itertools.islice(rows, MAX_PAIRS)):
+        connection.execute(_INSERT, {key: [row[key] for row in batch] for key in batch[0]})
+
+
+# Filters: each facet that a webhook names must have one of the values named.
+_MATCHES = """NOT EXISTS (
+    SELECT FROM jsonb_each(w.filters) f
+    WHERE NOT coalesce({facets} -> f.key, '[]')
+        ?| ARRAY(SELECT jsonb_array_elements_text(f.value)))"""
+
+_INSERT = sa.text(
+    f"""
+    INSERT INTO webhooks_delivery (webhook_id, event_id, topic, sequence, address, format)
+    SELECT webhook_id, event_id, topic, sequence, address, format FROM (
+        SELECT w.id AS webhook_id, e.id AS event_id, e.sequence, w.address, w.format, w.topics,
+               e.entity_type, e.entity_type || '/' || CASE
+                   WHEN w.filters = '{{}}' THEN p.when_both
+                   WHEN {_MATCHES.format(facets="e.facets_before")} THEN
+                       CASE WHEN {_MATCHES.format(facets="e.facets")}
+                           THEN p.when_both ELSE p.when_left END
+                   WHEN {_MATCHES.format(facets="e.facets")} THEN p.when_entered
+               END AS topic
+        FROM unnest(CAST(:event_id AS text[]), CAST(:user_id AS text[]),
+                    CAST(:when_both AS text[]), CAST(:when_left AS text[]),
+                    CAST(:when_entered AS text[]))
+             AS p(event_id, user_id, when_both, when_left, when_entered)
+        JOIN webhooks_event e ON e.id = p.event_id
+        JOIN webhooks w ON w.user_id = p.user_id AND w.state = 'active'
+            -- What was committed before a webhook was there is not its.
+            AND w.created_at <= timezone('utc', e.captured_at)
+    ) told
+    WHERE topic IS NOT NULL AND topics && ARRAY[topic, entity_type || '/*', '*']
+    ORDER BY sequence
+    ON CONFLICT (event_id, webhook_id) DO NOTHING
+    """
+)
