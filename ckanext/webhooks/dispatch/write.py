@@ -40,28 +40,31 @@ def number(connection: Connection, events: Sequence[Event]) -> None:
 
 
 def write_events(connection: Connection, events: Sequence[Event]) -> None:
-    connection.execute(
-        sa.update(_TABLE)
-        .where(_TABLE.c.id == sa.bindparam("event_id"))
-        .values(
-            sequence=sa.bindparam("number"),
-            dispatched_at=sa.bindparam("at"),
-            changed=sa.bindparam("keys"),
-        ),
-        [
-            {
-                "event_id": e.row["id"],
-                "number": e.row["sequence"],
-                "at": e.row["dispatched_at"],
-                "keys": e.row["changed"],
-            }
-            for e in events
-            if not e.is_new
-        ],
-    )
-    new = [e.row for e in events if e.is_new]
-    if new:
+    # SQLAlchemy takes no rows for one row without values.
+    if captured := [_numbered(e.row) for e in events if not e.is_new]:
+        connection.execute(_NUMBER, captured)
+    if new := [e.row for e in events if e.is_new]:
         connection.execute(sa.insert(_TABLE), new)
+
+
+_NUMBER = (
+    sa.update(_TABLE)
+    .where(_TABLE.c.id == sa.bindparam("event_id"))
+    .values(
+        sequence=sa.bindparam("number"),
+        dispatched_at=sa.bindparam("at"),
+        changed=sa.bindparam("keys"),
+    )
+)
+
+
+def _numbered(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "event_id": row["id"],
+        "number": row["sequence"],
+        "at": row["dispatched_at"],
+        "keys": row["changed"],
+    }
 
 
 def pair(event: Event, user_id: str, before: bool, after: bool) -> dict[str, Any] | None:

@@ -1,0 +1,425 @@
+"""A small portal with users who subscribe, and the truth about what each may read.
+
+What is asked here is asked of CKAN itself (its permission labels after each
+operation, ``package_search`` and ``package_show`` at the end), never of this
+extension.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import ckan.plugins.toolkit as tk
+import sqlalchemy as sa
+from ckan import model
+from ckan.lib import search
+from ckan.lib.plugins import get_permission_labels
+from ckan.tests.helpers import call_action, reset_db
+from sqlalchemy.exc import IntegrityError
+from standardwebhooks import Webhook as Verifier
+
+from .. import encryption, owners, sweep, tasks
+from ..dispatch import dispatch
+from .mirror import Message, Mirror
+from .receiver import Answer, Received, Receiver, accept
+
+USERS = ("sysadmin", "editor", "member", "nobody", "collaborator")
+ORGANIZATIONS = ("alpha", "beta")
+# CKAN does not purge a dataset that has collaborators: PostgreSQL refuses it.
+REFUSALS = (tk.NotAuthorized, tk.ObjectNotFound, tk.ValidationError, IntegrityError)
+
+_MARKER = re.compile(r"zq\d+zq")
+_PAGE = 3
+# What the labels of users stand on: to ask CKAN for them costs 5 ms a user.
+_RIGHTS = sa.text(
+    """
+    SELECT md5(concat(
+        (SELECT string_agg(concat_ws(' ', id, state, sysadmin), ',' ORDER BY id) FROM "user"),
+        (SELECT string_agg(concat_ws(' ', id, state), ',' ORDER BY id) FROM "group"),
+        (SELECT string_agg(concat_ws(' ', id, group_id, table_id, capacity, state), ','
+                           ORDER BY id) FROM member),
+        (SELECT string_agg(concat_ws(' ', user_id, package_id, capacity), ','
+                           ORDER BY user_id, package_id) FROM package_member)))
+    """
+)
+
+
+class Wrong(AssertionError):
+    """A subscriber was told something wrong."""
+
+
+class Different(Wrong):
+    """A mirror is not what CKAN says."""
+
+
+class Leaked(Wrong):
+    """Something was sent to somebody who may not have it."""
+
+
+@dataclass
+class Totals:
+    """What was done and found, over many portals."""
+
+    sequences: int = 0
+    operations: Counter[str] = field(default_factory=Counter)
+    refused: int = 0
+    events: int = 0
+    deliveries: int = 0
+    endings: Counter[str] = field(default_factory=Counter)
+    oddities: Counter[str] = field(default_factory=Counter)
+    differences: int = 0
+    leaks: int = 0
+
+    def lines(self) -> Iterator[str]:
+        yield f"sequences: {self.sequences}"
+        yield f"operations: {self.operations.total()}, of which CKAN refused {self.refused}"
+        yield from (f"  {name}: {n}" for name, n in sorted(self.operations.items()))
+        yield f"events: {self.events}"
+        yield f"deliveries: {self.deliveries}"
+        yield from (f"  {name}: {n}" for name, n in sorted(self.endings.items()))
+        yield from (f"  {name}: {n}" for name, n in sorted(self.oddities.items()))
+        yield f"differences: {self.differences}"
+        yield f"leaks: {self.leaks}"
+
+
+@dataclass
+class Subscriber:
+    """A webhook, whose it is, and what its receiver made of what it was sent."""
+
+    user: str
+    filters: dict[str, str]
+    hook: str
+    verifier: Verifier
+    mirror: Mirror = field(default_factory=Mirror)
+
+    def __str__(self) -> str:
+        return f"{self.user} {self.filters or 'without a filter'}"
+
+    def wants(self, dataset: dict[str, Any]) -> bool:
+        """Tell whether the filters match a dataset as ``package_show`` has it."""
+        values: dict[str, set[str]] = {
+            "organization": {dataset["owner_org"]},
+            "group": {group["id"] for group in dataset["groups"]},
+            "dataset": {dataset["id"], dataset["name"]},
+            "tag": {tag["name"] for tag in dataset["tags"]},
+            "type": {dataset["type"]},
+        }
+        return all(value in values[facet] for facet, value in self.filters.items())
+
+
+@dataclass
+class _Reader:
+    """A user, as CKAN's rule knows one.
+
+    :ivar markers: of everything that this user could read at some committed moment
+    """
+
+    labels: frozenset[str] = frozenset()
+    sysadmin: bool = False
+    markers: set[str] = field(default_factory=set)
+
+    def may_see(self, labels: frozenset[str] | None) -> bool:
+        return labels is not None and (self.sysadmin or not self.labels.isdisjoint(labels))
+
+
+class Portal:
+    """CKAN with nothing in it but five users, two organizations, a group and ten webhooks.
+
+    :ivar failing: topics that begin with this are answered with 503
+    """
+
+    def __init__(self, receiver: Receiver, totals: Totals) -> None:
+        self.receiver = receiver
+        self.totals = totals
+        self.failing: str | None = None
+        self._markers = 0
+        self._readers = {name: _Reader() for name in USERS}
+        # Under which labels the content of each dataset may be published.
+        self._publishable: dict[str, frozenset[str] | None] = {}
+        self._rights: Any = None
+        self._clear()
+        self._settle_in()
+        self.subscribers = list(self._subscribe())
+        self.observe()
+        receiver.clear()
+        receiver.respond = self._answer
+
+    def _clear(self) -> None:
+        model.Session.remove()
+        reset_db()
+        tables = sa.inspect(model.meta.engine).get_table_names()
+        own = ", ".join(table for table in tables if table.startswith("webhooks"))
+        model.Session.execute(sa.text(f"TRUNCATE {own}"))
+        model.Session.commit()
+        owners.forget()
+
+    def _settle_in(self) -> None:
+        """On the model itself: it is the same in every portal, and has to be quick."""
+        people = {name: model.User(name=name, sysadmin=name == "sysadmin") for name in USERS}
+        places = {
+            name: model.Group(name=name, type="organization", is_organization=True)
+            for name in ORGANIZATIONS
+        }
+        group = model.Group(name="group")
+        model.Session.add_all([*people.values(), *places.values(), group])
+        model.Session.flush()
+        for place, name, role in (("alpha", "editor", "editor"), ("beta", "member", "member")):
+            model.Session.add(
+                model.Member(
+                    group_id=places[place].id,
+                    table_id=people[name].id,
+                    table_name="user",
+                    capacity=role,
+                )
+            )
+        model.Session.commit()
+        self.organizations = {name: place.id for name, place in places.items()}
+        self.group = group.id
+
+    def _subscribe(self) -> Iterator[Subscriber]:
+        filters = {
+            "sysadmin": {"type": "special"},
+            "editor": {"organization": self.organizations["alpha"]},
+            "member": {"group": self.group},
+            "nobody": {"tag": "red"},
+            "collaborator": {"dataset": "picked"},
+        }
+        formats = ("classic", "standard", "cloudevents")
+        secret = encryption.new_secret()
+        for i, user in enumerate(USERS):
+            for chosen in ({}, filters[user]):
+                hook = self.act(
+                    user,
+                    "webhook_create",
+                    topic="*",
+                    address=f"{self.receiver.url}/{user}/{'some' if chosen else 'all'}",
+                    filters=chosen,
+                    format=formats[i % 3],
+                    secret=secret,
+                )
+                yield Subscriber(user, chosen, hook, Verifier(secret))
+
+    # --- what users do
+
+    def marker(self) -> str:
+        """Give a text that is nowhere yet, fit for names and titles alike."""
+        self._markers += 1
+        return f"zq{self._markers}zq"
+
+    def call(self, by: str, action: str, /, **data: Any) -> Any:
+        """Let a user do one thing; None where CKAN refuses."""
+        with self.request(action):
+            return self.act(by, action, **data)
+        return None
+
+    def act(self, by: str, action: str, more: dict[str, Any] | None = None, /, **data: Any) -> Any:
+        """Do one thing with a user's rights, within a request.
+
+        :param more: of the context
+        """
+        return call_action(action, {"user": by, "ignore_auth": False, **(more or {})}, **data)
+
+    @contextmanager
+    def request(self, name: str) -> Iterator[None]:
+        """Do something as one request does, and see what it means for everybody."""
+        self.totals.operations[name] += 1
+        model.Session.remove()
+        try:
+            yield
+        except REFUSALS:
+            self.totals.refused += 1
+            model.Session.rollback()
+        finally:
+            model.Session.remove()
+        self.observe()
+
+    def datasets(self) -> list[str]:
+        return [row.id for row in model.Session.query(model.Package.id)]
+
+    def resources_of(self, dataset: str) -> list[str]:
+        package = model.Session.get(model.Package, dataset)
+        return [r.id for r in package.resources] if package else []
+
+    # --- what is true
+
+    def observe_meanwhile(self) -> None:
+        """Observe beside a session that is at work: another thread has another one."""
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(self.observe).result()
+
+    def observe(self) -> None:
+        """Ask CKAN what each user may read now."""
+        rule = get_permission_labels()
+        rights = model.Session.execute(_RIGHTS).scalar_one()
+        if rights != self._rights:
+            self._rights = rights
+            for name, reader in self._readers.items():
+                user = model.User.get(name)
+                reader.sysadmin = user.sysadmin
+                reader.labels = frozenset(rule.get_user_dataset_labels(user))
+        packages = {package.id: package for package in model.Session.query(model.Package)}
+        for id_ in self._publishable.keys() - packages.keys():
+            self._publishable[id_] = None
+        for id_, package in packages.items():
+            if package.state == model.State.ACTIVE:
+                labels = frozenset(rule.get_dataset_labels(package))
+                self._publishable[id_] = labels
+                markers = self._markers_of(id_)
+                for reader in self._readers.values():
+                    if reader.may_see(labels):
+                        reader.markers |= markers
+            elif package.state != model.State.DELETED:
+                self._publishable[id_] = None
+        model.Session.remove()
+
+    def _markers_of(self, dataset: str) -> set[str]:
+        shown = call_action("package_show", {"use_cache": False}, id=dataset)
+        return set(_MARKER.findall(json.dumps(shown)))
+
+    def readable(self, user: str) -> list[dict[str, Any]]:
+        """Give what CKAN gives this user: the search's ids, each shown."""
+        found: list[str] = []
+        while True:
+            page = self.act(
+                user,
+                "package_search",
+                q="*:*",
+                include_private=True,
+                rows=_PAGE,
+                start=len(found),
+                sort="id asc",
+            )
+            found += [dataset["id"] for dataset in page["results"]]
+            if len(found) >= page["count"]:
+                break
+        shown = [self.act(user, "package_show", id=id_) for id_ in found]
+        return [json.loads(json.dumps(dataset)) for dataset in shown]
+
+    def reindex(self) -> None:
+        """Bring the search index up to date; not all of CKAN's actions do."""
+        search.clear_all()
+        search.rebuild(package_ids=self.datasets())
+        search.commit()
+        model.Session.remove()
+
+    # --- what is told
+
+    def dispatch(self) -> None:
+        """Decide who is told, and let the sending wait."""
+        owners.forget()
+        while dispatch():
+            pass
+        model.Session.remove()
+
+    def deliver(self) -> int:
+        """Send what waits, and look at each request that arrives.
+
+        :returns: how many requests arrived
+        """
+        with model.meta.engine.begin() as connection:
+            connection.execute(
+                sa.text(
+                    "UPDATE webhooks_delivery SET due_at = clock_timestamp()"
+                    " WHERE status = 'pending'"
+                )
+            )
+        owners.forget()
+        self.receiver.clear()
+        tasks.work_once()
+        for request in self.receiver.requests:
+            self._look_at(request)
+        return len(self.receiver.requests)
+
+    def _answer(self, request: Received) -> Answer:
+        return (503, {}, b"") if self._fails(Message.of(request)) else accept(request)
+
+    def _fails(self, message: Message) -> bool:
+        return self.failing is not None and message.kind.startswith(self.failing)
+
+    def _look_at(self, request: Received) -> None:
+        self.totals.deliveries += 1
+        _, user, which = request.path.split("/")
+        (subscriber,) = (
+            s for s in self.subscribers if (s.user, bool(s.filters)) == (user, which == "some")
+        )
+        subscriber.verifier.verify(request.body.decode(), request.headers)
+        message = Message.of(request)
+        self._check_for_leaks(subscriber, request, message)
+        if not self._fails(message):
+            subscriber.mirror.take(message)
+
+    def _check_for_leaks(self, subscriber: Subscriber, request: Received, message: Message) -> None:
+        reader = self._readers[subscriber.user]
+        found = []
+        unread = set(_MARKER.findall(request.body.decode())) - reader.markers
+        if unread:
+            found.append(f"{sorted(unread)}, which this user could never read")
+        # An endpoint that answers 503 has read the request all the same.
+        if not message.is_stub and not reader.may_see(self._publishable.get(message.dataset_id)):
+            found.append("content of a dataset that this user may not see any more")
+        if found:
+            self.totals.leaks += len(found)
+            raise Leaked(
+                f"{subscriber} was sent {message.kind}/{message.verb} with"
+                f" {' and '.join(found)}: {request.body.decode()}"
+            )
+
+    def settle(self) -> None:
+        """Deliver everything, with all endpoints up, and compare every mirror with CKAN."""
+        self.failing = None
+        self.deliver()
+        owners.forget()
+        sweep.sweep()
+        self.deliver()
+        self.reindex()
+        if self.deliver():
+            raise Wrong("a rebuild of the search index was told to somebody")
+        found = list(self._differences())
+        self.totals.differences += len(found)
+        if found:
+            raise Different("\n".join(found))
+
+    def _differences(self) -> Iterator[str]:
+        readable = {user: self.readable(user) for user in USERS}
+        for subscriber in self.subscribers:
+            wanted = [
+                dataset
+                for dataset in readable[subscriber.user]
+                if dataset["type"] != "harvest" and subscriber.wants(dataset)
+            ]
+            for line in subscriber.mirror.differences(wanted):
+                yield f"{subscriber}: {line}"
+
+    def count(self) -> None:
+        """Add what happened here to the totals."""
+        self.totals.sequences += 1
+        with model.meta.engine.connect() as connection:
+            self.totals.events += connection.execute(
+                sa.text("SELECT count(*) FROM webhooks_event")
+            ).scalar_one()
+            for status, reason, n in connection.execute(
+                sa.text("SELECT status, reason, count(*) FROM webhooks_delivery GROUP BY 1, 2")
+            ):
+                self.totals.endings[f"{status}: {reason}" if reason else status] += n
+        for subscriber in self.subscribers:
+            self.totals.oddities += subscriber.mirror.oddities
+
+
+def filled(marker: Callable[[], str], value: Any) -> Any:
+    """Put a new marker wherever a value holds ``...``."""
+    fill = partial(filled, marker)
+    if value is ...:
+        return marker()
+    if isinstance(value, dict):
+        return {key: fill(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [fill(v) for v in value]
+    return value

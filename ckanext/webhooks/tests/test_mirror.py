@@ -1,0 +1,495 @@
+"""Whatever is done to a portal, what its subscribers were told is what they may see.
+
+Hypothesis lets several users do things at random, every row of the README's
+table among them, and each subscriber's deliveries are fed into a mirror. At
+the end of a sequence each mirror is what CKAN gives that user, and nothing
+that was ever sent holds a text that its receiver could never read.
+
+``bin/mirror`` runs this at length.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any
+
+import pytest
+from ckan import model
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from .portal import ORGANIZATIONS, USERS, Portal, Totals, filled
+from .receiver import Receiver
+
+pytestmark = [
+    pytest.mark.usefixtures("webhooks_db"),
+    pytest.mark.ckan_config("ckan.auth.allow_dataset_collaborators", True),
+    # As many tries as it takes: time is made to pass, see Portal.deliver.
+    pytest.mark.ckan_config("ckanext.webhooks.retry_schedule", ["0"] + ["3600"] * 99),
+]
+
+STEPS = 20
+
+# Shrinking goes towards the first: a sysadmin is refused nothing.
+by = st.sampled_from(["sysadmin", "sysadmin", "sysadmin", "editor", "member", "collaborator"])
+organization = st.sampled_from(ORGANIZATIONS)
+# Where a value holds ``...`` a marker is put, which nobody has read before.
+new = st.just(...)
+tags = st.sampled_from([[{"name": "red"}], [{"name": ...}], []])
+groups = st.sampled_from([[{"name": "group"}], []])
+extras = st.sampled_from([[{"key": ..., "value": ...}], []])
+resources = st.lists(
+    st.just({"url": "http://example.com/a", "name": ..., "description": ...}), max_size=2
+)
+changes = st.fixed_dictionaries(
+    {},
+    optional={
+        "title": new,
+        "private": st.booleans(),
+        "state": st.sampled_from(["active", "deleted", "draft"]),
+        "notes": new,
+        "owner_org": st.sampled_from([*ORGANIZATIONS, ""]),
+        "resources": resources,
+        "tags": tags,
+        "groups": groups,
+        "extras": extras,
+        "name": st.sampled_from(["picked", ...]),
+    },
+).filter(bool)
+columns = st.fixed_dictionaries(
+    {},
+    optional={
+        "title": new,
+        "private": st.booleans(),
+        "notes": new,
+        "state": st.sampled_from(["active", "deleted", "draft"]),
+    },
+).filter(bool)
+
+
+class Users(RuleBasedStateMachine):
+    """Users of a portal, doing things at random."""
+
+    dataset_ids = Bundle("dataset_ids")
+
+    def __init__(self, receiver: Receiver, totals: Totals) -> None:
+        super().__init__()
+        self.portal = Portal(receiver, totals)
+        self.broken = False
+
+    def fill(self, value: Any) -> Any:
+        return filled(self.portal.marker, value)
+
+    # --- datasets
+
+    @initialize(target=dataset_ids, private=st.booleans(), number=st.integers(0, 2))
+    def begin(self, private, number):
+        return self.create("sysadmin", "alpha", private, "active", "dataset", number, {})
+
+    @rule(
+        target=dataset_ids,
+        by=by,
+        organization=st.sampled_from([*ORGANIZATIONS, ""]),
+        private=st.booleans(),
+        state=st.sampled_from(["active", "active", "draft"]),
+        type=st.sampled_from(["dataset", "special", "harvest"]),
+        number=st.integers(0, 2),
+        more=st.fixed_dictionaries({}, optional={"tags": tags, "groups": groups, "extras": extras}),
+    )
+    def create(self, by, organization, private, state, type, number, more):
+        resource = {"url": "http://example.com/a", "name": ..., "description": ...}
+        data = {"name": ..., "title": ..., "notes": ..., "resources": [resource] * number, **more}
+        created = self.portal.call(
+            by,
+            "package_create",
+            owner_org=organization,
+            private=private,
+            state=state,
+            type=type,
+            **self.fill(data),
+        )
+        return created["id"] if created else multiple()
+
+    @rule(id=dataset_ids, by=by, changes=changes)
+    def patch(self, id, by, changes):
+        self.portal.call(by, "package_patch", id=id, **self.fill(changes))
+
+    @rule(id=dataset_ids, by=by, changes=changes)
+    def update(self, id, by, changes):
+        """Save the whole form."""
+        with self.portal.request("package_update"):
+            self.portal.act(by, "package_update", **{**self.shown(id, by), **self.fill(changes)})
+
+    @rule(id=dataset_ids, by=by)
+    def update_nothing(self, id, by):
+        with self.portal.request("package_update of nothing"):
+            self.portal.act(by, "package_update", **self.shown(id, by))
+
+    def shown(self, id: str, by: str) -> dict[str, Any]:
+        return self.portal.act(by, "package_show", id=id)
+
+    @rule(id=dataset_ids, by=by, changes=changes)
+    def revise(self, id, by, changes):
+        self.portal.call(by, "package_revise", match={"id": id}, update=self.fill(changes))
+
+    @rule(id=dataset_ids, by=by)
+    def revise_first_resource(self, id, by):
+        self.portal.call(
+            by, "package_revise", match={"id": id}, update__resources__0={"name": self.fill(...)}
+        )
+
+    @rule(id=dataset_ids, by=by)
+    def refused_by_validation(self, id, by):
+        self.portal.call(by, "package_patch", id=id, name="no name!", title=self.fill(...))
+
+    @rule(id=dataset_ids, by=by)
+    def delete(self, id, by):
+        self.portal.call(by, "package_delete", id=id)
+
+    @rule(id=dataset_ids)
+    def restore(self, id):
+        self.portal.call("sysadmin", "package_patch", id=id, state="active")
+
+    @rule(id=dataset_ids)
+    def purge(self, id):
+        self.portal.call("sysadmin", "dataset_purge", id=id)
+
+    @rule(id=dataset_ids, by=by, to=organization)
+    def move(self, id, by, to):
+        self.portal.call(by, "package_owner_org_update", id=id, organization_id=to)
+
+    @rule(
+        ids=st.lists(dataset_ids, min_size=1, max_size=3),
+        of=organization,
+        what=st.sampled_from(["private", "public", "delete"]),
+    )
+    def bulk(self, ids, of, what):
+        self.portal.call(
+            "sysadmin", f"bulk_update_{what}", datasets=ids, org_id=self.portal.organizations[of]
+        )
+
+    # --- resources
+
+    @rule(id=dataset_ids, by=by)
+    def add_resource(self, id, by):
+        data = {"url": "http://example.com/b", "name": ..., "description": ...}
+        self.portal.call(by, "resource_create", package_id=id, **self.fill(data))
+
+    @rule(
+        id=dataset_ids,
+        by=by,
+        which=st.integers(0, 2),
+        how=st.sampled_from(["patch", "update", "delete"]),
+    )
+    def change_resource(self, id, by, which, how):
+        here = self.portal.resources_of(id)
+        if not here:
+            return
+        data = {"id": here[which % len(here)]}
+        if how != "delete":
+            data["name"] = self.fill(...)
+        if how == "update":
+            data["url"] = "http://example.com/c"
+        self.portal.call(by, f"resource_{how}", **data)
+
+    @rule(id=dataset_ids, by=by)
+    def reorder(self, id, by):
+        order = self.portal.resources_of(id)[::-1]
+        self.portal.call(by, "package_resource_reorder", id=id, order=order)
+
+    # --- groups and organizations
+
+    @rule(id=dataset_ids, enters=st.booleans())
+    def group_takes_in_or_lets_go(self, id, enters):
+        of = {"id": "group", "object": id, "object_type": "package"}
+        if enters:
+            self.portal.call("sysadmin", "member_create", **of, capacity="public")
+        else:
+            self.portal.call("sysadmin", "member_delete", **of)
+
+    @rule(how=st.sampled_from(["delete", "purge"]))
+    def end_group(self, how):
+        self.portal.call("sysadmin", f"group_{how}", id="group")
+
+    @rule()
+    def make_group(self):
+        self.portal.call("sysadmin", "group_create", name="group")
+
+    @rule(which=organization, how=st.sampled_from(["delete", "purge"]))
+    def end_organization(self, which, how):
+        self.portal.call("sysadmin", f"organization_{how}", id=which)
+
+    @rule(which=organization)
+    def retitle_organization(self, which):
+        self.portal.call("sysadmin", "organization_patch", id=which, title="Another title")
+
+    # --- transactions
+
+    @rule(id=dataset_ids, columns=columns, commits=st.booleans())
+    def code_on_the_model(self, id, columns, commits):
+        with self.portal.request("code on the model" + ("" if commits else ", rolled back")):
+            self.set(model.Session, id, columns)
+            model.Session.flush()
+            end(model.Session, commits)
+
+    def set(self, session: Any, id: str, columns: dict[str, Any]) -> None:
+        package = session.get(model.Package, id)
+        for column, value in self.fill(columns).items() if package else ():
+            setattr(package, column, value)
+
+    @rule(
+        by=by,
+        edits=st.lists(st.tuples(dataset_ids, changes), min_size=1, max_size=3),
+        creates=st.booleans(),
+        commits=st.booleans(),
+    )
+    def several_in_one_transaction(self, by, edits, creates, commits):
+        with self.portal.request("several actions" + ("" if commits else ", rolled back")):
+            if creates:
+                self.deferred(by, "package_create", name=..., title=..., owner_org="beta")
+            for id, changes in edits:
+                self.deferred(by, "package_patch", id=id, **changes)
+            end(model.Session, commits)
+
+    def deferred(self, by: str, action: str, /, **data: Any) -> None:
+        # Without return_id_only CKAN 2.12 rolls its own change back.
+        self.portal.act(
+            by, action, {"defer_commit": True, "return_id_only": True}, **self.fill(data)
+        )
+
+    @rule(
+        id=dataset_ids,
+        before=columns,
+        within=st.one_of(columns, st.just({"resources": [{"url": "http://a", "name": ...}]})),
+        after=st.one_of(st.just({}), columns),
+        released=st.booleans(),
+    )
+    def savepoint(self, id, before, within, after, released):
+        with self.portal.request("savepoint" + ("" if released else ", rolled back")):
+            self.set(model.Session, id, before)
+            model.Session.flush()
+            nested = model.Session.begin_nested()
+            if "resources" in within:
+                self.deferred("sysadmin", "package_patch", id=id, **within)
+            else:
+                self.set(model.Session, id, within)
+                model.Session.flush()
+            if nested.is_active:
+                end(nested, released)
+            self.set(model.Session, id, after)
+            model.Session.commit()
+
+    @rule(id=dataset_ids, here=columns, there=columns)
+    def edit_from_an_older_state(self, id, here, there):
+        """Another session commits between this one's reading and its writing."""
+        with self.portal.request("two sessions: read, the other commits, write"):
+            model.Session.get(model.Package, id)
+            with local_session() as other:
+                self.set(other, id, there)
+                other.commit()
+            self.portal.observe_meanwhile()
+            self.set(model.Session, id, here)
+            model.Session.commit()
+
+    @rule(id=dataset_ids, there=columns, commits=st.booleans())
+    def add_resource_while_another_edits(self, id, there, commits):
+        with self.portal.request("two sessions: a resource and an edit"):
+            if model.Session.get(model.Package, id):
+                resource = {"url": "http://example.com/d", "name": ...}
+                model.Session.add(model.Resource(package_id=id, **self.fill(resource)))
+                model.Session.flush()
+            with local_session() as other:
+                self.set(other, id, there)
+                other.commit()
+            self.portal.observe_meanwhile()
+            end(model.Session, commits)
+
+    @rule(first=dataset_ids, second=dataset_ids, here=columns, there=columns)
+    def commit_in_another_order(self, first, second, here, there):
+        """Who flushed last commits first."""
+        if first == second:
+            return
+        with self.portal.request("two sessions: two datasets"):
+            self.set(model.Session, first, here)
+            model.Session.flush()
+            with local_session() as other:
+                self.set(other, second, there)
+                other.commit()
+            self.portal.observe_meanwhile()
+            model.Session.commit()
+
+    @rule(id=dataset_ids, here=columns, there=columns, commits=st.booleans())
+    def wait_for_each_other(self, id, here, there, commits):
+        """The other session waits for this one's row lock, with what it read before."""
+        with self.portal.request("two sessions: one waits for the other"):
+            read, seen = threading.Event(), threading.Event()
+
+            def edit() -> None:
+                with local_session() as other:
+                    other.get(model.Package, id)
+                    read.set()
+                    self.set(other, id, there)
+                    other.flush()
+                    seen.wait()
+                    other.commit()
+
+            self.set(model.Session, id, here)
+            model.Session.flush()
+            with ThreadPoolExecutor(1) as pool:
+                edited = pool.submit(edit)
+                read.wait()
+                wait([edited], 0.05)
+                end(model.Session, commits)
+                self.portal.observe_meanwhile()
+                seen.set()
+                edited.result()
+
+    # --- what is told to nobody
+
+    @rule(id=dataset_ids)
+    def things_that_are_no_changes(self, id):
+        portal = self.portal
+        portal.call("sysadmin", "follow_dataset", id=id)
+        for resource in portal.resources_of(id)[:1]:
+            portal.call(
+                "sysadmin",
+                "resource_view_create",
+                resource_id=resource,
+                view_type="image_view",
+                title=self.fill(...),
+            )
+        portal.reindex()
+
+    # --- rights
+
+    RIGHTS = True
+
+    @precondition(lambda self: self.RIGHTS)
+    @rule(
+        user=st.sampled_from(USERS[1:]),
+        of=organization,
+        role=st.sampled_from(["member", "editor", "admin", None]),
+    )
+    def change_membership(self, user, of, role):
+        if role:
+            self.portal.call(
+                "sysadmin", "organization_member_create", id=of, username=user, role=role
+            )
+        else:
+            self.portal.call("sysadmin", "organization_member_delete", id=of, username=user)
+
+    @precondition(lambda self: self.RIGHTS)
+    @rule(
+        id=dataset_ids,
+        user=st.sampled_from(["collaborator", "nobody"]),
+        capacity=st.sampled_from(["member", "editor", None]),
+    )
+    def change_collaboration(self, id, user, capacity):
+        of = {"id": id, "user_id": user}
+        if capacity:
+            self.portal.call("sysadmin", "package_collaborator_create", **of, capacity=capacity)
+        else:
+            self.portal.call("sysadmin", "package_collaborator_delete", **of)
+
+    @precondition(lambda self: self.RIGHTS)
+    @rule(user=st.sampled_from(USERS[1:]), sysadmin=st.booleans())
+    def change_sysadmin(self, user, sysadmin):
+        with self.portal.request("sysadmin " + ("given" if sysadmin else "taken")):
+            model.User.get(user).sysadmin = sysadmin
+            model.Session.commit()
+
+    # --- the worker and the endpoints
+
+    @rule()
+    def dispatch(self):
+        self.portal.dispatch()
+
+    @rule()
+    def deliver(self):
+        self.portal.deliver()
+
+    @rule(failing=st.sampled_from([None, "", "dataset", "resource"]))
+    def endpoints_fail(self, failing):
+        self.portal.failing = failing
+
+    def teardown(self):
+        try:
+            self.portal.settle()
+        finally:
+            self.portal.count()
+
+
+def end(transaction: Any, commits: bool) -> None:
+    if commits:
+        transaction.commit()
+    else:
+        transaction.rollback()
+
+
+def local_session() -> Any:
+    return model.meta.create_local_session()
+
+
+def run(receiver: Receiver, examples: int, number: int, *, shrinks: bool = True) -> Totals:
+    """Let the users loose on so many portals, one after the other.
+
+    :param number: the seed
+    """
+    totals = Totals()
+    run_state_machine_as_test(
+        seed(number)(lambda: Users(receiver, totals)),
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=STEPS,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate, *([Phase.shrink] if shrinks else [])],
+            print_blob=False,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    return totals
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as started:
+        yield started
+
+
+def test_every_mirror_is_what_its_user_may_see(receiver: Receiver, say: Callable[[str], None]):
+    examples = int(os.environ.get("MIRROR_EXAMPLES", "6"))
+    number = int(os.environ.get("MIRROR_SEED", "1"))
+    totals = run(receiver, examples, number, shrinks="MIRROR_QUICK" not in os.environ)
+    for line in totals.lines():
+        say(line)
+
+
+# --- what the above has found, made short
+
+
+@pytest.fixture
+def portal(receiver: Receiver) -> Portal:
+    return Portal(receiver, Totals())
+
+
+def test_rights_that_change_while_nothing_else_does(portal):
+    portal.call("sysadmin", "package_create", name="secret", owner_org="alpha", private=True)
+    portal.deliver()
+    portal.call(
+        "sysadmin", "organization_member_create", id="alpha", username="nobody", role="member"
+    )
+    portal.settle()
