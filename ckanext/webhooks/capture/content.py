@@ -26,7 +26,7 @@ def keep_built(index_dict: dict[str, Any]) -> None:
     """
     datasets = touched.current(model.Session()).datasets
     dataset = datasets.get(index_dict["id"])
-    if dataset is not None:
+    if dataset is not None and not dataset.stale:
         dataset.built = index_dict.get("validated_data_dict")
 
 

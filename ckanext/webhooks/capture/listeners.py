@@ -3,7 +3,7 @@
 They are registered after CKAN's own (in ``IConfigurable.configure``), and for
 both of its session factories. CKAN calls no plugin method for several ways
 in which datasets change (purge, a move to another organization, code on the
-model itself), but all of them are flushed by the session.
+model itself), but all of them pass the session: flushed, or as a statement.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sqlalchemy import event
 
 from .. import queue
 from ..model.base import HOW_TO_MIGRATE, is_missing_table
-from . import record, touched
+from . import record, statements, touched
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ def listen() -> None:
     """Hear CKAN's sessions. May be called again: each event is heard once."""
     for target in (meta.Session, meta.create_local_session):
         for name, listener in (
+            ("do_orm_execute", do_orm_execute),
             ("before_flush", before_flush),
             ("after_flush", after_flush),
             ("before_commit", before_commit),
@@ -45,6 +46,16 @@ def listen() -> None:
 def _is_loaded() -> bool:
     # A plugin may be unloaded again (tests do); listeners cannot.
     return p.plugin_loaded("webhooks")
+
+
+def do_orm_execute(state: Any) -> None:
+    """Hear each statement; most are SELECTs, of which nothing is wanted."""
+    if not statements.is_heard(state.statement) or not _is_loaded():
+        return
+    try:
+        statements.note(state.session, state.statement, state.parameters)
+    except Exception:
+        _log_failure("a statement that changes datasets could not be looked at")
 
 
 def before_flush(session: Any, flush_context: Any, instances: Any) -> None:

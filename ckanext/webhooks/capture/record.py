@@ -131,7 +131,7 @@ def _begin(connection: Connection, dataset_id: str) -> _Log:
 
 def _row(session: Any, dataset_id: str, touched: Touched, log: _Log) -> dict[str, Any] | None:
     """Give the columns of the dataset's row, None where there is nothing to tell."""
-    package = session.get(model.Package, dataset_id) if log.is_there else None
+    package = _package(session, dataset_id, touched) if log.is_there else None
     if _is_excluded(package, touched):
         return None
     if _is_stale(log, touched, package):
@@ -159,6 +159,10 @@ def _row(session: Any, dataset_id: str, touched: Touched, log: _Log) -> dict[str
         if state is State.DELETED and log.previous is not None
         else None,
     }
+
+
+def _package(session: Any, dataset_id: str, touched: Touched) -> Any:
+    return session.get(model.Package, dataset_id, populate_existing=touched.stale)
 
 
 def _json(value: Any) -> str | None:

@@ -29,12 +29,30 @@ class Touched:
     :ivar resources: resource id → created, updated or deleted, likewise
     :ivar built: the dict that CKAN built for Solr after the last flush, as
         JSON; None where it built none
+    :ivar stale: a statement changed it in the database alone, so that what
+        the session has in memory may not be what is there
     """
 
     created: bool = False
     before: dict[str, Any] | None = None
     resources: dict[str, str] = field(default_factory=dict)
     built: str | None = None
+    stale: bool = False
+
+    def was(self, columns: dict[str, Any]) -> None:
+        """Keep the Package's columns, where nothing was known of them before."""
+        if not self.created and self.before is None:
+            self.before = columns
+
+    def note_resource(self, id_: str, operation: str) -> None:
+        if self.resources.get(id_) == "created" and operation == "updated":
+            return
+        self.resources[id_] = operation
+
+    def distrust_memory(self) -> None:
+        """Have it read again when it is recorded."""
+        self.stale = True
+        self.built = None
 
 
 @dataclass
@@ -130,9 +148,7 @@ def _note_resource(touched: Touched, resource: model.Resource, operation: str) -
         resource.id = model.types.make_uuid()
     if operation == "updated" and resource.state == model.State.DELETED:
         operation = "deleted"
-    if touched.resources.get(resource.id) == "created" and operation == "updated":
-        return
-    touched.resources[resource.id] = operation
+    touched.note_resource(resource.id, operation)
 
 
 def _columns_before(instance: Any) -> Iterator[tuple[str, Any]]:
