@@ -4,8 +4,10 @@
 lease, ``message`` and ``signing`` make the request, ``transport`` sends it to
 an address that ``addresses`` allows, ``retry`` decides what the outcome
 means, and ``settle`` writes that down. No transaction is open meanwhile.
+``logged`` reads events, and says what of them may be sent at this moment.
 """
 
+from .logged import Logged, logged
 from .loop import deliver_due
 
-__all__ = ["deliver_due"]
+__all__ = ["Logged", "deliver_due", "logged"]

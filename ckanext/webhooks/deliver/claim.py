@@ -8,14 +8,14 @@ never hold the same row, since rows that another one is claiming are skipped.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from ..model import transaction
+from .logged import Logged, logged
 
 # A lease outlives the attempt by this much: time for settling it. A worker
 # that was killed delays what it held by no more than timeout + margin.
@@ -30,9 +30,8 @@ class Claimed:
     """A set of deliveries under lease, and the rows they refer to.
 
     :param deliveries: rows; ``due_at`` is the lease
-    :param webhooks, events: rows by webhook and event id
-    :param later: by event id, the states in which the log has the dataset
-        after that event
+    :param webhooks: rows by id
+    :param events: by id
     :param served: by user id, the labels of :class:`~..model.Served`
     :param epoch: PostgreSQL's time of the claim, seconds since 1970
     :param monotonic: this process's clock at that moment
@@ -40,8 +39,7 @@ class Claimed:
 
     deliveries: list[Any]
     webhooks: dict[str, Any]
-    events: dict[str, Any]
-    later: dict[str, list[Any]]
+    events: dict[str, Logged]
     served: dict[str, Any]
     epoch: float
     monotonic: float
@@ -79,25 +77,6 @@ _WEBHOOKS = sa.text(
     FROM webhooks WHERE id = ANY(CAST(:ids AS text[])) AND state = 'active'
     """
 )
-_EVENTS = sa.text(
-    """
-    SELECT e.id, e.entity_type, e.entity_id, e.dataset_id, e.state, e.occurred_at,
-           e.labels_before, e.labels, e.facets_before, e.facets, e.changed, e.content,
-           coalesce(e.version, source.version) AS version, source.content AS source_content
-    FROM webhooks_event e LEFT JOIN webhooks_event source ON source.id = e.source_id
-    WHERE e.id = ANY(CAST(:ids AS text[]))
-    """
-)
-# Mostly none, and never more than the ways in which a dataset was visible.
-_LATER = sa.text(
-    """
-    SELECT dataset_id, state, labels_before, labels, max(version) AS version
-    FROM webhooks_event
-        JOIN unnest(CAST(:ids AS text[]), CAST(:versions AS int[])) AS asked(id, after)
-        ON dataset_id = asked.id AND version > asked.after
-    GROUP BY dataset_id, state, labels_before, labels
-    """
-)
 _SERVED = sa.text(
     """
     SELECT user_id, coalesce(next_labels, labels) AS labels FROM webhooks_served
@@ -131,33 +110,13 @@ def claim(count: int, per_webhook: int, busy: Collection[str], timeout: float) -
         webhooks = connection.execute(
             _WEBHOOKS, {"ids": list({d.webhook_id for d in deliveries})}
         ).all()
-        events = connection.execute(_EVENTS, {"ids": list({d.event_id for d in deliveries})}).all()
-        later = _later(connection, events)
+        events = logged(connection, {d.event_id for d in deliveries})
         served = connection.execute(_SERVED, {"ids": list({w.user_id for w in webhooks})}).all()
     return Claimed(
         sorted(deliveries, key=lambda d: (d.sequence, d.id)),
         {row.id: row for row in webhooks},
-        {row.id: row for row in events},
-        later,
+        events,
         {row.user_id: row.labels for row in served},
         float(deliveries[0].epoch),
         monotonic,
     )
-
-
-def _later(connection: Connection, events: Sequence[Any]) -> dict[str, list[Any]]:
-    """Give, by event id, the states of the dataset after that event."""
-    oldest: dict[str, int] = {}
-    for event in events:
-        oldest[event.dataset_id] = min(event.version, oldest.get(event.dataset_id, event.version))
-    states = connection.execute(
-        _LATER, {"ids": list(oldest), "versions": list(oldest.values())}
-    ).all()
-    return {
-        event.id: [
-            state
-            for state in states
-            if state.dataset_id == event.dataset_id and state.version > event.version
-        ]
-        for event in events
-    }

@@ -21,12 +21,12 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from .. import config, encryption, owners
-from ..model import State
 from ..version import __version__
-from ..visibility import OwnerLabels, Sending, owner_labels, publishable, sending
+from ..visibility import OwnerLabels, Sending, owner_labels
 from . import message, settle, signing, transport
 from .attempt import Attempted, Outcome, Request
 from .claim import Claimed, claim
+from .logged import Logged
 
 log = logging.getLogger(__name__)
 
@@ -163,15 +163,17 @@ class _Drive:
             elif not standing[webhook.user_id].exists:
                 cancelled[delivery.id] = "the owner is not an active user any more"
             else:
-                what = _sending(delivery, event, claimed, standing[webhook.user_id].labels)
+                what = _sending(delivery, event, standing[webhook.user_id].labels)
                 if what is Sending.NOTHING:
-                    if _is_superseded(delivery, event, claimed, webhook.user_id):
+                    # What this owner is told, or is being told, says it already?
+                    told_under = owner_labels(claimed.served.get(webhook.user_id, []))
+                    if _sending(delivery, event, told_under) is Sending.NOTHING:
                         cancelled[delivery.id] = "superseded"
                     # Else the owner lost rights a moment ago. Dispatch tells what
                     # that means; until then the lease keeps this waiting.
                     continue
                 try:
-                    body = self._body(delivery, webhook, event, what, entities)
+                    body = self._body(delivery, webhook, event.row, what, entities)
                 except Exception as error:  # one that cannot be written stops no other
                     outcome = Outcome(error=_log_failure(delivery, error))
                     self.unsettled.append(Attempted(delivery, int(claimed.now()), outcome))
@@ -262,22 +264,5 @@ def _log_failure(delivery: Any, error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _sending(delivery: Any, event: Any, claimed: Claimed, labels: OwnerLabels) -> Sending:
-    what = sending(
-        delivery.topic.split("/")[1],
-        labels,
-        event.labels_before,
-        event.labels,
-        event.state == State.DELETED,
-        [
-            publishable(later.state == State.DELETED, later.labels_before, later.labels)
-            for later in claimed.later[event.id]
-        ],
-    )
-    return Sending.STUB if what is Sending.CONTENT and config.entity() != "full" else what
-
-
-def _is_superseded(delivery: Any, event: Any, claimed: Claimed, user_id: str) -> bool:
-    """Tell whether what is told to this owner already says that this is not to be sent."""
-    labels = owner_labels(claimed.served.get(user_id, []))
-    return _sending(delivery, event, claimed, labels) is Sending.NOTHING
+def _sending(delivery: Any, event: Logged, labels: OwnerLabels) -> Sending:
+    return event.sending(delivery.topic.split("/")[1], labels)

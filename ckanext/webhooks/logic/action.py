@@ -10,12 +10,15 @@ from typing import Any
 import ckan.plugins.toolkit as tk
 import sqlalchemy as sa
 from ckan import model
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import ProgrammingError
 
-from .. import config, encryption, topics
+from .. import config, encryption, owners, topics
 from ..model import Delivery, Status, Webhook, WebhookState
 from ..model.base import HOW_TO_MIGRATE, is_missing_table
+from ..visibility import stored_labels
 from . import schema
+from .feed import webhook_event_list
 
 # Receivers have a day to take up a new secret; the old one signs until then.
 _OLD_SECRET_SIGNS_FOR = "24 hours"
@@ -33,6 +36,7 @@ def actions() -> dict[str, Callable[..., Any]]:
         webhook_secret_show,
         webhook_secret_rotate,
         webhook_topic_list,
+        webhook_event_list,
     )
     return {function.__name__: _saying_what_is_missing(function) for function in functions}
 
@@ -85,8 +89,9 @@ def webhook_create(context: Any, data_dict: dict[str, Any]) -> str:
     :rtype: string
     """
     tk.check_access("webhook_create", context, data_dict)
-    data = _validate(data_dict, schema.webhook_create(), context)
+    data = schema.validate(data_dict, schema.webhook_create(), context)
     webhook = Webhook(user_id=_user_id(context))
+    _begin_to_serve(webhook.user_id)
     _assign(webhook, data)
     webhook.set_secret(data.get("secret") or encryption.new_secret())
     model.Session.add(webhook)
@@ -128,7 +133,7 @@ def webhook_list(context: Any, data_dict: dict[str, Any]) -> list[dict[str, Any]
     :rtype: list of dictionaries
     """
     tk.check_access("webhook_list", context, data_dict)
-    data = _validate(data_dict, schema.webhook_list(), context)
+    data = schema.validate(data_dict, schema.webhook_list(), context)
     query = model.Session.query(Webhook)
     owner_id = _wanted_owner(context, data.get("user"))
     if owner_id is not None:
@@ -231,7 +236,7 @@ def webhook_secret_rotate(context: Any, data_dict: dict[str, Any]) -> dict[str, 
     :rtype: dictionary
     """
     webhook = _get("webhook_secret_rotate", context, data_dict)
-    data = _validate(data_dict, schema.webhook_secret_rotate(), context)
+    data = schema.validate(data_dict, schema.webhook_secret_rotate(), context)
     if _is_readable(webhook.secret):
         webhook.previous_secret = webhook.secret
         webhook.previous_secret_until = sa.text(
@@ -258,26 +263,6 @@ def webhook_topic_list(context: Any, data_dict: dict[str, Any]) -> list[dict[str
     return [{"topic": name, "description": tk._(text)} for name, text in topics.TOPICS.items()]
 
 
-def _validate(data_dict: dict[str, Any], schema_: Any, context: Any) -> dict[str, Any]:
-    # Missing keys of other people's schemas would be dropped in silence.
-    unknown = sorted(set(data_dict) - set(schema_) - {"__extras", "__junk"})
-    data, errors = tk.navl_validate(data_dict, schema_, context)
-    for name in unknown:
-        errors[name] = [tk._("Unknown parameter: choose from %s") % ", ".join(sorted(schema_))]
-    for name in schema_:
-        if _is_list_of_objects(data_dict.get(name)):
-            errors[name] = [tk._("Must not be a list of objects")]
-    if errors:
-        model.Session.rollback()
-        raise tk.ValidationError(errors)
-    return dict(data)
-
-
-def _is_list_of_objects(value: Any) -> bool:
-    """Tell what CKAN takes for fields within a field, and 2.10 and 2.11 drop in silence."""
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
-
-
 def _get(auth: str, context: Any, data_dict: dict[str, Any]) -> Any:
     """Give the webhook that ``id`` names, to those who may have it.
 
@@ -285,7 +270,7 @@ def _get(auth: str, context: Any, data_dict: dict[str, Any]) -> Any:
     :raises NotAuthorized: the caller may not, or there is none (which only
         sysadmins are told, by NotFound)
     """
-    _validate({"id": data_dict.get("id")}, schema.only_id(), context)
+    schema.validate({"id": data_dict.get("id")}, schema.only_id(), context)
     tk.check_access(auth, context, data_dict)
     webhook = Webhook.get(data_dict["id"])
     if webhook is None:
@@ -306,8 +291,29 @@ def _assign(webhook: Any, data: dict[str, Any]) -> None:
     )
 
 
+def _begin_to_serve(user_id: str) -> None:
+    """Note what an owner may see, where it is the only active webhook from now on.
+
+    What was in sight before is not told as new.
+    """
+    owners.forget([user_id])
+    labels = stored_labels(owners.standing([user_id])[user_id].labels)
+    model.Session.execute(_BEGIN_TO_SERVE, {"user_id": user_id, "labels": labels})
+
+
+_BEGIN_TO_SERVE = sa.text(
+    """
+    INSERT INTO webhooks_served (user_id, labels)
+    SELECT CAST(:user_id AS text), CAST(:labels AS jsonb) WHERE NOT EXISTS (
+        SELECT FROM webhooks WHERE user_id = :user_id AND state = 'active')
+    ON CONFLICT (user_id) DO UPDATE
+    SET labels = excluded.labels, next_labels = NULL, since = NULL, cursor = NULL
+    """
+).bindparams(sa.bindparam("labels", type_=JSONB))
+
+
 def _update(context: Any, webhook: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
-    data = _validate(data_dict, schema.webhook_update(), context)
+    data = schema.validate(data_dict, schema.webhook_update(), context)
     _assign(webhook, data)
     webhook.updated_at = sa.text("timezone('utc', clock_timestamp())")
     if data["state"] == WebhookState.DISABLED.value:
@@ -316,6 +322,8 @@ def _update(context: Any, webhook: Any, data_dict: dict[str, Any]) -> dict[str, 
         model.Session.flush()
         _cancel_pending(webhook.id, "disabled")
     else:
+        if webhook.state != WebhookState.ACTIVE.value:
+            _begin_to_serve(webhook.user_id)
         webhook.state = WebhookState.ACTIVE.value
         webhook.state_reason = None
     _commit(context)

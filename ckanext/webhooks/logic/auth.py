@@ -28,6 +28,7 @@ def auth_functions() -> dict[str, Callable[..., AuthResult]]:
         "webhook_secret_show": webhook_show,
         "webhook_secret_rotate": webhook_show,
         "webhook_topic_list": webhook_topic_list,
+        "webhook_event_list": webhook_event_list,
     }
 
 
@@ -75,6 +76,11 @@ def webhook_list(context: Any, data_dict: dict[str, Any]) -> AuthResult:
 
 def webhook_topic_list(context: Any, data_dict: dict[str, Any]) -> AuthResult:
     """Any logged-in user."""
+    return {"success": True} if _caller(context) else _anonymous()
+
+
+def webhook_event_list(context: Any, data_dict: dict[str, Any]) -> AuthResult:
+    """Any logged-in user, what that user may see."""
     return {"success": True} if _caller(context) else _anonymous()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import ckan.plugins.toolkit as tk
+from ckan import model
 from ckan.logic.schema import validator_args
 
 from ..model import Format, WebhookState
@@ -14,6 +16,30 @@ MAX_LIMIT = 1000
 # PostgreSQL's largest.
 MAX_OFFSET = 2**63 - 1
 MAX_DESCRIPTION = 1000
+
+
+def validate(data_dict: dict[str, Any], schema_: Any, context: Any) -> dict[str, Any]:
+    """Give what an action was given, as its schema has it.
+
+    :raises ValidationError: with each field, the reason, and what would be right
+    """
+    # Missing keys of other people's schemas would be dropped in silence.
+    unknown = sorted(set(data_dict) - set(schema_) - {"__extras", "__junk"})
+    data, errors = tk.navl_validate(data_dict, schema_, context)
+    for name in unknown:
+        errors[name] = [tk._("Unknown parameter: choose from %s") % ", ".join(sorted(schema_))]
+    for name in schema_:
+        if _is_list_of_objects(data_dict.get(name)):
+            errors[name] = [tk._("Must not be a list of objects")]
+    if errors:
+        model.Session.rollback()
+        raise tk.ValidationError(errors)
+    return dict(data)
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    """Tell what CKAN takes for fields within a field, and 2.10 and 2.11 drop in silence."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
 @validator_args
@@ -90,3 +116,19 @@ def webhook_secret_rotate(
     not_empty: Any, ignore_missing: Any, webhooks_text: Any, webhooks_secret: Any
 ) -> dict[str, Any]:
     return {"id": [not_empty, webhooks_text], "secret": [ignore_missing, webhooks_secret]}
+
+
+@validator_args
+def webhook_event_list(
+    ignore_empty: Any,
+    default: Any,
+    natural_number_validator: Any,
+    is_positive_integer: Any,
+    webhooks_topic: Any,
+    webhooks_at_most: Any,
+) -> dict[str, Any]:
+    return {
+        "after": [default(0), natural_number_validator, webhooks_at_most(MAX_OFFSET)],
+        "topic": [ignore_empty, webhooks_topic],
+        "limit": [default(DEFAULT_LIMIT), is_positive_integer, webhooks_at_most(MAX_LIMIT)],
+    }

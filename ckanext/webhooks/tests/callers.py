@@ -6,7 +6,10 @@ from typing import Any
 
 import sqlalchemy as sa
 from ckan import model
+from ckan.tests import factories
 from ckan.tests.helpers import call_action
+
+from .. import owners
 
 ADDRESS = "http://example.com/callback"
 
@@ -23,6 +26,27 @@ def call(caller: dict[str, Any] | None, action: str, /, **data: Any) -> Any:
 def create(caller: dict[str, Any] | None, /, **data: Any) -> str:
     """Register a webhook; what is not given is what anybody may have."""
     return str(call(caller, "webhook_create", **{"topic": "*", "address": ADDRESS, **data}))
+
+
+def join(organization: dict[str, Any], user: dict[str, Any], role: str = "member") -> None:
+    call(
+        factories.Sysadmin(),
+        "organization_member_create",
+        id=organization["id"],
+        username=user["name"],
+        role=role,
+    )
+    owners.forget()
+
+
+def leave(organization: dict[str, Any], user: dict[str, Any]) -> None:
+    call(
+        factories.Sysadmin(),
+        "organization_member_delete",
+        id=organization["id"],
+        username=user["name"],
+    )
+    owners.forget()
 
 
 def stored(table: str = "webhooks") -> list[Any]:

@@ -337,6 +337,7 @@ def test_each_action_is_documented_in_ckans_style():
             "webhook_list",
             "webhook_secret_show",
             "webhook_topic_list",
+            "webhook_event_list",
         }
         assert getattr(function, "side_effect_free", False) is is_read, name
 

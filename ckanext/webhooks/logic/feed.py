@@ -1,0 +1,128 @@
+"""The log as a feed: what a receiver that was down asks for."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import ckan.plugins.toolkit as tk
+import sqlalchemy as sa
+from ckan import model
+
+from .. import owners, topics
+from ..deliver import Logged, logged, message
+from ..visibility import ALL, OwnerLabels, Sending, may_see, told
+from . import schema
+
+# Events whose content is read at once, and bytes of content after which a page
+# ends early: both bound what one request holds in memory.
+_CHUNK = 50
+_MAX_PAGE_BYTES = 8 * 1024 * 1024
+
+
+@tk.side_effect_free
+def webhook_event_list(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
+    """List what happened to the datasets and resources that you may see, in order.
+
+    It says the same as deliveries do, so that a receiver which was down can
+    make up for it; from the start, it gives every dataset there is. Ask again
+    with ``after`` set to the ``cursor`` of the answer for as long as there is
+    ``more``. Nothing that commits late gets a number below a cursor. An event
+    appears once a worker has taken it up. What has been hidden from you since
+    is left out. That your own rights changed is in it as long as you have an
+    active webhook. Events older than ``ckanext.webhooks.retention_days`` go,
+    except the newest of each dataset: after a longer absence start anew.
+
+    :param after: the cursor: only events with a higher sequence (default 0)
+    :type after: int
+    :param topic: only this topic, or pattern of topics (optional)
+    :type topic: string
+    :param limit: at most so many (default 100, at most 1000); there may be
+        fewer although there is more
+    :type limit: int
+
+    :returns: ``events``, each with event_id, topic, occurred_at, sequence,
+        entity, of resources ``dataset`` and of updates ``changed``;
+        ``cursor``; and ``more``
+    :rtype: dictionary
+    """
+    tk.check_access("webhook_event_list", context, data_dict)
+    data = schema.validate(data_dict, schema.webhook_event_list(), context)
+    user = model.User.get(context["user"])
+    if user is None:  # auth was ignored, and what may be seen depends on who asks
+        raise tk.NotAuthorized(tk._("The feed is somebody's: log in, or send an API token"))
+    labels = owners.standing([user.id])[user.id].labels
+    connection = model.Session.connection()
+    found = connection.execute(
+        _FOUND,
+        {
+            "after": data["after"],
+            "limit": data["limit"],
+            "user_id": user.id,
+            "labels": None if labels is ALL else sorted(labels),
+        },
+    ).all()
+    events: list[dict[str, Any]] = []
+    cursor, size = data["after"], 0
+    for start in range(0, len(found), _CHUNK):
+        chunk = found[start : start + _CHUNK]
+        by_id = logged(connection, [row.id for row in chunk])
+        for row in chunk:
+            event = _told(by_id[row.id], row.sequence, labels)
+            if event is not None and _is_wanted(event["topic"], data.get("topic")):
+                events.append(event)
+        cursor = chunk[-1].sequence
+        size += sum(row.size for row in chunk)
+        if size > _MAX_PAGE_BYTES:
+            break
+    return {
+        "events": events,
+        "cursor": cursor,
+        "more": len(found) == data["limit"] or (bool(found) and cursor < found[-1].sequence),
+    }
+
+
+# A first choice by what an index of labels would tell; `told` and `sending`
+# have the last word.
+_FOUND = sa.text(
+    """
+    SELECT e.id, e.sequence, coalesce(octet_length(coalesce(e.content, source.content)), 0) AS size
+    FROM webhooks_event e LEFT JOIN webhooks_event source ON source.id = e.source_id
+    WHERE e.sequence > :after
+        AND (e.user_id = :user_id OR e.user_id IS NULL AND (
+            CAST(:labels AS text[]) IS NULL
+            OR e.labels && CAST(:labels AS text[])
+            OR e.labels_before && CAST(:labels AS text[])))
+    ORDER BY e.sequence LIMIT :limit
+    """
+)
+
+
+def _told(event: Logged, sequence: int, labels: OwnerLabels) -> dict[str, Any] | None:
+    """Say what somebody with these labels is told of an event, None where nothing."""
+    row = event.row
+    if row.user_id is not None:  # it was made for this user
+        before, after = row.labels_before is not None, row.labels is not None
+    else:
+        before, after = may_see(row.labels_before, labels), may_see(row.labels, labels)
+    verb = told(before, after, row.changed is None or bool(row.changed))
+    what = event.sending(verb, labels) if verb else Sending.NOTHING
+    if what is Sending.NOTHING:
+        return None
+    as_stub = what is Sending.STUB
+    said = {
+        "event_id": row.id,
+        "topic": f"{row.entity_type}/{verb}",
+        "occurred_at": message.timestamp(row.occurred_at),
+        "sequence": sequence,
+        "entity": json.loads(message.entity_json(row, as_stub)),
+    }
+    if row.entity_type == "resource":
+        said["dataset"] = message.dataset_reference(row, as_stub)
+    if verb == "update":
+        said["changed"] = row.changed
+    return said
+
+
+def _is_wanted(topic: str, wanted: str | None) -> bool:
+    return wanted is None or wanted in topics.matching(topic)

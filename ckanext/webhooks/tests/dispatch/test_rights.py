@@ -1,0 +1,227 @@
+"""What an owner is told whose rights change while no dataset does."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+from ckan import model
+from ckan.tests import factories
+from ckan.tests.helpers import call_action
+
+from ... import owners, sweep, tasks
+from ...dispatch import move_on, notice_rights, rights
+from ..callers import join, leave
+from ..receiver import Receiver
+
+pytestmark = pytest.mark.usefixtures("webhooks_db")
+
+CREATED = ["dataset/create", "resource/create"]
+DELETED = ["dataset/delete", "resource/delete"]
+
+
+@pytest.fixture
+def receiver():
+    with Receiver() as started:
+        yield started
+
+
+@pytest.fixture
+def user():
+    return factories.User()
+
+
+@pytest.fixture
+def organization():
+    return factories.Organization()
+
+
+def subscribe(receiver, user, **kwargs) -> str:
+    context = {"user": user["name"], "ignore_auth": False}
+    return call_action("webhook_create", context, topic="*", address=receiver.url, **kwargs)
+
+
+def private(organization, **kwargs) -> dict:
+    resources = [{"url": "http://example.com/a", "name": "a"}]
+    return factories.Dataset(
+        owner_org=organization["id"], private=True, resources=resources, **kwargs
+    )
+
+
+def told(receiver) -> list[dict]:
+    """Notice, tell, send; give the bodies in order, and forget them."""
+    notice_rights()
+    tasks.work_once()
+    bodies = sorted((r.json for r in receiver.requests), key=lambda body: body["sequence"])
+    receiver.clear()
+    return bodies
+
+
+def topics(bodies) -> list[str]:
+    return [body["topic"] for body in bodies]
+
+
+def execute(statement: str, **values):
+    result = model.Session.execute(sa.text(statement), values)
+    found = result.all() if result.returns_rows else None
+    model.Session.commit()
+    return found
+
+
+def make_due() -> None:
+    execute("UPDATE webhooks_delivery SET due_at = clock_timestamp() WHERE status = 'pending'")
+
+
+def test_who_joins_is_told_of_creates_and_who_leaves_of_deletes(receiver, user, organization):
+    subscribe(receiver, user)
+    dataset = private(organization, title="Inside")
+    factories.Dataset(title="Public")
+    told(receiver)
+    join(organization, user)
+    bodies = told(receiver)
+    assert topics(bodies) == CREATED
+    assert bodies[0]["entity"]["title"] == "Inside"
+    assert bodies[1]["entity"]["package_id"] == dataset["id"]
+    assert bodies[1]["dataset"]["name"] == dataset["name"]
+    assert told(receiver) == [], "it is told once"
+    leave(organization, user)
+    bodies = told(receiver)
+    assert topics(bodies) == DELETED
+    assert bodies[0]["entity"] == {
+        "id": dataset["id"],
+        "name": dataset["name"],
+        "type": "dataset",
+    }
+
+
+def test_a_sysadmin_sees_everything_until_it_is_taken_back(receiver, user, organization):
+    subscribe(receiver, user)
+    private(organization)
+    told(receiver)
+    for sysadmin, expected in ((True, CREATED), (False, DELETED)):
+        model.User.get(user["id"]).sysadmin = sysadmin
+        model.Session.commit()
+        owners.forget()
+        assert topics(told(receiver)) == expected
+
+
+@pytest.mark.ckan_config("ckan.auth.allow_dataset_collaborators", "true")
+def test_a_collaborator_is_told_of_the_dataset(receiver, user, organization):
+    subscribe(receiver, user)
+    dataset = private(organization)
+    private(organization)
+    told(receiver)
+    call_action(
+        "package_collaborator_create", id=dataset["id"], user_id=user["id"], capacity="member"
+    )
+    owners.forget()
+    bodies = told(receiver)
+    assert topics(bodies) == CREATED
+    assert bodies[0]["entity"]["id"] == dataset["id"]
+
+
+def test_filters_apply(receiver, user, organization):
+    subscribe(receiver, user, filters={"tag": "yes"})
+    private(organization, tags=[{"name": "yes"}], title="Tagged")
+    private(organization)
+    told(receiver)
+    join(organization, user)
+    bodies = told(receiver)
+    assert topics(bodies) == CREATED
+    assert bodies[0]["entity"]["title"] == "Tagged"
+
+
+def test_a_new_webhook_is_not_told_what_its_owner_saw_before(receiver, user, organization):
+    private(organization)
+    first = subscribe(receiver, user)
+    told(receiver)
+    call_action("webhook_delete", {"user": user["name"]}, id=first)
+    join(organization, user)
+    subscribe(receiver, user)
+    assert told(receiver) == []
+
+
+def test_many_datasets_are_told_page_by_page(receiver, user, organization, monkeypatch):
+    monkeypatch.setattr(rights, "PAGE", 2)
+    subscribe(receiver, user)
+    datasets = [private(organization) for _ in range(5)]
+    told(receiver)
+    join(organization, user)
+    notice_rights()
+    moves = 0
+    while move_on():
+        moves += 1
+    assert moves == 3
+    bodies = told(receiver)
+    created = [b["entity"]["id"] for b in bodies if b["topic"] == "dataset/create"]
+    assert sorted(created) == sorted(d["id"] for d in datasets)
+
+
+@pytest.mark.parametrize("joins", [True, False])
+def test_a_dataset_that_changes_in_the_middle_of_a_move_is_told_in_order(
+    receiver, user, organization, joins, monkeypatch
+):
+    """Its owner first learns what the move means for it, then what changed."""
+    monkeypatch.setattr(rights, "PAGE", 1)
+    subscribe(receiver, user)
+    datasets = sorted((private(organization) for _ in range(3)), key=lambda d: d["id"])
+    if not joins:
+        join(organization, user)
+    told(receiver)
+    (join if joins else leave)(organization, user)
+    notice_rights()
+    move_on()
+    for dataset in datasets:
+        call_action("package_patch", id=dataset["id"], title="Changed")
+    bodies = told(receiver)
+    by_dataset = {
+        d["id"]: [
+            b["topic"]
+            for b in bodies
+            if b["topic"].startswith("dataset/") and b["entity"]["id"] == d["id"]
+        ]
+        for d in datasets
+    }
+    expected = ["dataset/create", "dataset/update"] if joins else ["dataset/delete"]
+    assert list(by_dataset.values()) == [expected] * 3
+
+
+def test_what_waits_when_the_right_is_lost_is_superseded(receiver, user, organization):
+    join(organization, user)
+    subscribe(receiver, user)
+    receiver.respond = lambda request: (500, {}, b"")
+    private(organization, title="Secret")
+    told(receiver)
+    leave(organization, user)
+    receiver.respond = lambda request: (204, {}, b"")
+    make_due()
+    bodies = told(receiver)
+    assert topics(bodies) == DELETED
+    assert "Secret" not in str(bodies)
+    rows = execute("SELECT DISTINCT reason FROM webhooks_delivery WHERE status = 'cancelled'")
+    assert [row.reason for row in rows] == ["superseded"]
+
+
+def test_a_right_that_comes_back_unnoticed_loses_nothing(receiver, user, organization):
+    """Lost just before a send and regained after it, before dispatch looked."""
+    join(organization, user)
+    subscribe(receiver, user)
+    receiver.respond = lambda request: (500, {}, b"")
+    private(organization)
+    told(receiver)
+    receiver.respond = lambda request: (204, {}, b"")
+    leave(organization, user)
+    make_due()
+    tasks.work_once()
+    assert receiver.requests == []
+    join(organization, user)
+    make_due()
+    assert topics(told(receiver)) == CREATED
+
+
+def test_what_an_owner_was_served_is_forgotten_with_the_last_active_webhook(receiver, user):
+    hook = subscribe(receiver, user)
+    told(receiver)
+    assert execute("SELECT user_id FROM webhooks_served") == [(user["id"],)]
+    call_action("webhook_delete", {"user": user["name"]}, id=hook)
+    sweep.forget_unserved()
+    assert execute("SELECT user_id FROM webhooks_served") == []

@@ -1,0 +1,177 @@
+"""The cursor feed: what one may see, in order, without gaps."""
+
+from __future__ import annotations
+
+import pytest
+from ckan import model
+from ckan.plugins import toolkit as tk
+from ckan.tests import factories
+from ckan.tests.helpers import call_action
+
+from ... import owners
+from ...dispatch import dispatch, move_on, notice_rights
+from ...logic import feed
+from ..callers import call, create, join, leave
+
+pytestmark = pytest.mark.usefixtures("webhooks_db")
+
+
+@pytest.fixture
+def user():
+    return factories.User()
+
+
+@pytest.fixture
+def organization():
+    return factories.Organization()
+
+
+def work() -> None:
+    owners.forget()
+    notice_rights()
+    while dispatch() + move_on():
+        pass
+
+
+def topics(answer) -> list[str]:
+    return [event["topic"] for event in answer["events"]]
+
+
+def everything(user, **kwargs) -> list[dict]:
+    """Follow the cursor to the end."""
+    events, after, more = [], 0, True
+    while more:
+        page = call(user, "webhook_event_list", after=after, **kwargs)
+        events += page["events"]
+        after, more = page["cursor"], page["more"]
+    return events
+
+
+def test_it_gives_what_deliveries_say(user):
+    dataset = factories.Dataset(resources=[{"url": "http://example.com/a"}])
+    call_action("package_patch", id=dataset["id"], title="New")
+    work()
+    created, resource, updated = everything(user)
+    assert created["topic"] == "dataset/create"
+    assert created["entity"]["id"] == dataset["id"]
+    assert created["event_id"] and created["occurred_at"].endswith("Z")
+    assert resource["topic"] == "resource/create"
+    assert resource["dataset"]["name"] == dataset["name"]
+    assert (updated["topic"], updated["changed"]) == ("dataset/update", ["title"])
+    assert created["sequence"] < resource["sequence"] < updated["sequence"]
+
+
+def test_each_reader_gets_what_that_reader_may_see(user, organization):
+    member = factories.User()
+    join(organization, member)
+    dataset = factories.Dataset(owner_org=organization["id"], private=True, title="Secret")
+    work()
+    assert everything(user) == []
+    assert [e["entity"]["title"] for e in everything(member)] == ["Secret"]
+    assert [e["entity"]["title"] for e in everything(factories.Sysadmin())] == ["Secret"]
+    call_action("package_patch", id=dataset["id"], private=False)
+    work()
+    assert [e["topic"] for e in everything(user)] == ["dataset/create"]
+    assert [e["topic"] for e in everything(member)] == ["dataset/create", "dataset/update"]
+
+
+def test_what_was_hidden_since_is_not_published_again(user, organization):
+    dataset = factories.Dataset(owner_org=organization["id"], title="Before it was hidden")
+    call_action("package_patch", id=dataset["id"], private=True, title="Hidden")
+    work()
+    (taken_back,) = everything(user)
+    assert taken_back["topic"] == "dataset/delete"
+    assert sorted(taken_back["entity"]) == ["id", "name", "type"]
+    call_action("package_patch", id=dataset["id"], private=False, title="Mended")
+    work()
+    assert "idden" not in str(everything(user))
+
+
+def test_what_was_deleted_is_given_and_what_was_purged_is_not(user):
+    dataset = factories.Dataset(title="Deleted")
+    call_action("package_delete", id=dataset["id"])
+    work()
+    assert [e["entity"]["title"] for e in everything(user)] == ["Deleted", "Deleted"]
+    call_action("dataset_purge", id=dataset["id"])
+    work()
+    (stub,) = everything(user)
+    assert (stub["topic"], stub["entity"]["id"]) == ("dataset/delete", dataset["id"])
+    assert "Deleted" not in str(stub)
+
+
+def test_pages_join_without_gap_or_repeat(user, monkeypatch):
+    monkeypatch.setattr(feed, "_CHUNK", 2)
+    ids = [factories.Dataset()["id"] for _ in range(7)]
+    work()
+    for limit in (1, 3, 7, 100):
+        assert [e["entity"]["id"] for e in everything(user, limit=limit)] == ids
+    page = call(user, "webhook_event_list", limit=7)
+    assert page["more"]
+    rest = call(user, "webhook_event_list", after=page["cursor"])
+    assert rest == {"events": [], "cursor": page["cursor"], "more": False}
+
+
+def test_a_page_of_large_datasets_ends_early_and_goes_on(user, monkeypatch):
+    monkeypatch.setattr(feed, "_CHUNK", 1)
+    monkeypatch.setattr(feed, "_MAX_PAGE_BYTES", 1)
+    ids = [factories.Dataset()["id"] for _ in range(3)]
+    work()
+    page = call(user, "webhook_event_list")
+    assert (len(page["events"]), page["more"]) == (1, True)
+    assert [e["entity"]["id"] for e in everything(user)] == ids
+
+
+def test_what_began_early_and_commits_late_is_not_skipped(user):
+    """A long transaction's event gets its number when it is there, not when it began."""
+    early = model.meta.create_local_session()
+    package = model.Package(name="early", type="dataset", creator_user_id=user["id"])
+    early.add(package)
+    early.flush()
+    factories.Dataset(name="late")
+    work()
+    page = call(user, "webhook_event_list")
+    assert [e["entity"]["name"] for e in page["events"]] == ["late"]
+    early.commit()
+    early.close()
+    work()
+    page = call(user, "webhook_event_list", after=page["cursor"])
+    assert [e["entity"]["name"] for e in page["events"]] == ["early"]
+
+
+def test_topics_can_be_chosen(user):
+    factories.Dataset(resources=[{"url": "http://example.com/a"}])
+    work()
+    for topic, expected in (
+        ("resource/*", ["resource/create"]),
+        ("dataset/create", ["dataset/create"]),
+        ("dataset/delete", []),
+    ):
+        assert [e["topic"] for e in everything(user, topic=topic)] == expected
+
+
+def test_an_owner_finds_the_change_of_rights_and_others_do_not(user, organization):
+    create(user)
+    other = factories.User()
+    factories.Dataset(owner_org=organization["id"], private=True)
+    work()
+    join(organization, user)
+    work()
+    assert [e["topic"] for e in everything(user)][-1] == "dataset/create"
+    leave(organization, user)
+    work()
+    assert [e["topic"] for e in everything(user)] == ["dataset/delete"]
+    assert everything(other) == []
+
+
+def test_nobody_reads_it_anonymously():
+    with pytest.raises(tk.NotAuthorized):
+        call(None, "webhook_event_list")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("after", -1), ("limit", 0), ("limit", 1001), ("topic", "dataset/x")]
+)
+def test_what_makes_no_sense_is_refused_with_the_reason(user, field, value):
+    with pytest.raises(tk.ValidationError) as error:
+        call(user, "webhook_event_list", **{field: value})
+    assert list(error.value.error_dict) == [field]
