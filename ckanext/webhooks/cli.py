@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections import Counter
 from typing import Any
 
 import ckan.plugins.toolkit as tk
 import click
 from ckan import model as ckan_model
 
-from . import config, encryption, tasks
+from . import capture, config, encryption, tasks
 from .model import Webhook, missing_tables
 from .model.base import HOW_TO_MIGRATE
 
@@ -59,6 +60,44 @@ def deliver(forever: bool) -> None:
     else:
         made = tasks.work_once()
         click.echo(f"{made} attempts")
+
+
+@webhooks.command()
+def snapshot() -> None:
+    """Note in the log every dataset that it does not know yet. Nobody is told.
+
+    A worker does so by itself when it starts; on a portal with very many
+    datasets this shows how far it is. It may be stopped, and goes on where it
+    was.
+    """
+    _require_tables()
+    found: Counter[capture.Found] = Counter()
+    with click.progressbar(length=capture.count_unknown(), label="Datasets") as bar:
+        for one in capture.snapshot():
+            found[one] += 1
+            bar.update(1)
+    click.echo(f"{found[capture.Found.MISSED]} datasets noted")
+    _say_failed(found)
+
+
+@webhooks.command()
+def reconcile() -> None:
+    """Compare log and catalogue, and tell what was missed.
+
+    A worker does so every hour; run it after changing datasets by SQL.
+    """
+    _require_tables()
+    found = Counter(capture.reconcile())
+    click.echo(f"{found[capture.Found.MISSED]} changes found")
+    _say_failed(found)
+
+
+def _say_failed(found: Counter[capture.Found]) -> None:
+    if found[capture.Found.FAILED]:
+        raise click.ClickException(
+            f"{found[capture.Found.FAILED]} datasets could not be captured: see CKAN's log for"
+            " each, and run this again"
+        )
 
 
 @webhooks.command()

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections.abc import Sequence
+from typing import Any
 
 from celery import Celery
 
@@ -18,6 +20,7 @@ from . import config
 log = logging.getLogger(__name__)
 
 WORK = "webhooks.work"
+RECONCILE = "webhooks.reconcile"
 
 # Connecting and sending each wait so long at most: 100 ms in all.
 _PATIENCE = 0.05
@@ -69,18 +72,28 @@ def nudge() -> None:
     A broker that is down or silent costs this process at most 100 ms, and is
     then left alone for 30 s.
     """
+    _send(WORK, "the sweep finds the event within a second if a worker runs")
+
+
+def report_missed(dataset_ids: Sequence[str]) -> None:
+    """Ask a worker to capture again what could not be captured; likewise."""
+    _send(RECONCILE, "the worker finds what was missed within the hour", list(dataset_ids))
+
+
+def _send(task: str, otherwise: str, *args: Any) -> None:
     global _quiet_until
     if time.monotonic() < _quiet_until:
         return
     try:
-        app.send_task(WORK, retry=False, ignore_result=True, expires=_EXPIRES_AFTER)
+        app.send_task(task, args, retry=False, ignore_result=True, expires=_EXPIRES_AFTER)
     except Exception as error:
         _quiet_until = time.monotonic() + _QUIET_FOR
         log.warning(
-            "webhooks [%s]: no worker was nudged (%s: %s); the sweep finds the event within"
-            " a second if a worker runs. Is the broker up? Not trying again for %d s.",
+            "webhooks [%s]: no worker was nudged (%s: %s); %s. Is the broker up? Not trying"
+            " again for %d s.",
             uuid.uuid4(),
             type(error).__name__,
             error,
+            otherwise,
             _QUIET_FOR,
         )

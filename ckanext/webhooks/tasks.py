@@ -6,13 +6,14 @@ import logging
 import threading
 import time
 import uuid
+from collections import Counter
 
 from ckan import model
 
-from . import queue
+from . import capture, queue
 from .deliver import deliver_due
 from .dispatch import dispatch, move_on, notice_rights
-from .sweep import sweep
+from .sweep import sweep, trim_log
 
 log = logging.getLogger(__name__)
 
@@ -20,15 +21,31 @@ log = logging.getLogger(__name__)
 TICK = 1.0
 # What only time makes necessary is looked at so often (seconds).
 SWEEP_EVERY = 60.0
-
+# Log and catalogue are compared so often (seconds): it reads every dataset's row.
+RECONCILE_EVERY = 3600.0
+# What could not be captured is looked at again so often (seconds): what was in
+# the way, a lock or a bug that an update mends, may be gone.
+RECONCILE_MISSED_EVERY = 30.0
 
 # Set when this process is to end: what is under way is finished, no more begun.
 stopping = threading.Event()
+# Ids of datasets that could not be captured.
+_missed: set[str] = set()
 
 
 @queue.app.task(name=queue.WORK)
 def work() -> None:
     """Take everything that waits through dispatch and delivery."""
+    work_once()
+
+
+@queue.app.task(name=queue.RECONCILE)
+def reconcile_missed(dataset_ids: list[str]) -> None:
+    """Capture again what a web process could not capture."""
+    try:
+        _missed.update(capture.reconcile_datasets(dataset_ids))
+    finally:
+        model.Session.remove()
     work_once()
 
 
@@ -47,6 +64,8 @@ def work_once() -> int:
 
 def tick() -> None:
     """Work once a second until :data:`stopping` is set, whatever happens meanwhile."""
+    reconciling = threading.Thread(target=keep_reconciled, name="webhooks-reconcile", daemon=True)
+    reconciling.start()
     next_sweep = 0.0
     while not stopping.is_set():
         try:
@@ -62,6 +81,45 @@ def tick() -> None:
                 TICK,
             )
         stopping.wait(TICK)
+    reconciling.join()
+
+
+def keep_reconciled() -> None:
+    """Compare log and catalogue at once and hourly, and what was missed soon after.
+
+    The first time seeds the log of a portal that had datasets before it.
+    """
+    next_all = next_missed = time.monotonic()
+    while not stopping.is_set():
+        now = time.monotonic()
+        try:
+            if now >= next_all:
+                next_all = now + RECONCILE_EVERY
+                _log_missed(Counter(capture.reconcile(stopping.is_set)))
+                trim_log()
+            if _missed and now >= next_missed:
+                next_missed = now + RECONCILE_MISSED_EVERY
+                again = [_missed.pop() for _ in range(len(_missed))]
+                _missed.update(capture.reconcile_datasets(again))
+        except Exception:
+            next_all = now + RECONCILE_MISSED_EVERY
+            log.exception(
+                "webhooks [%s]: log and catalogue could not be compared; this is tried again in"
+                " %g s. If it goes on, look at PostgreSQL and at the lines below.",
+                uuid.uuid4(),
+                RECONCILE_MISSED_EVERY,
+            )
+        finally:
+            model.Session.remove()
+        stopping.wait(TICK)
+
+
+def _log_missed(found: Counter[capture.Found]) -> None:
+    if found[capture.Found.MISSED]:
+        log.info(
+            "webhooks: %d datasets were not what the log said, and were captured",
+            found[capture.Found.MISSED],
+        )
 
 
 def _sweep() -> None:

@@ -2,10 +2,20 @@
 
 ``listeners`` hears what the session does, ``touched`` keeps which datasets
 that was about, ``content`` has what they look like now, ``record`` writes.
-Nothing here may fail a save: see :func:`listeners.before_commit`.
+Nothing here may fail a save: see :func:`listeners.before_commit`. What is missed
+all the same, ``reconcile`` finds from the worker.
 """
 
 from .content import keep_built
 from .listeners import listen
+from .reconcile import Found, count_unknown, reconcile, reconcile_datasets, snapshot
 
-__all__ = ["keep_built", "listen"]
+__all__ = [
+    "Found",
+    "count_unknown",
+    "keep_built",
+    "listen",
+    "reconcile",
+    "reconcile_datasets",
+    "snapshot",
+]

@@ -93,7 +93,11 @@ def after_commit(session: Any) -> None:
     if not _is_loaded() or session.in_nested_transaction():
         return
     ended = touched.forget(session)
-    if ended is not None and ended.wrote:
+    if ended is None:
+        return
+    if ended.missed:
+        queue.report_missed(ended.missed)
+    elif ended.wrote:
         queue.nudge()
 
 
@@ -136,6 +140,7 @@ def _record_each(session: Any) -> None:
             if is_missing_table(error):
                 _log_missing_tables()
                 return
+            transaction.missed.append(dataset_id)
             _log_failure(f"the change of dataset {dataset_id} was not captured")
 
 
@@ -151,7 +156,8 @@ def _log_missing_tables() -> None:
 
 def _log_failure(what: str) -> None:
     log.exception(
-        "webhooks [%s]: %s; the save itself goes through. Please report this with the lines below.",
+        "webhooks [%s]: %s; the save itself goes through, and a worker finds what was missed."
+        " Please report this with the lines below.",
         uuid.uuid4(),
         what,
     )

@@ -19,7 +19,7 @@ from ckan.lib.plugins import get_permission_labels
 from sqlalchemy.engine import Connection
 
 from .. import config, difference
-from ..model import State
+from ..model import Origin, State
 from . import content
 from .touched import Touched
 
@@ -37,8 +37,8 @@ _BEGIN = sa.text(
     SELECT set_config('lock_timeout', '{LOCK_TIMEOUT}', true),
            set_config('statement_timeout', '{STATEMENT_TIMEOUT}', true);
     SELECT FROM package WHERE id = :id FOR NO KEY UPDATE;
-    SELECT dataset.is_there, e.id, e.version, e.labels_before, e.labels, e.facets, e.digest,
-           e.metadata_modified, e.captured_at > now() AS after_we_began,
+    SELECT dataset.is_there, e.id, e.version, e.state, e.labels_before, e.labels, e.facets,
+           e.digest, e.metadata_modified, e.captured_at > now() AS after_we_began,
            e.transaction_id = txid_current() AND e.occurred_at = now() AS own
     FROM (SELECT EXISTS (SELECT FROM package WHERE id = :id) AS is_there) dataset
     LEFT JOIN LATERAL (
@@ -55,11 +55,11 @@ _INSERT = sa.text(
     f"""
     INSERT INTO webhooks_event (
         id, entity_type, entity_id, dataset_id, version, transaction_id, occurred_at, captured_at,
-        state, labels_before, labels, facets_before, facets, digest, metadata_modified,
+        origin, state, labels_before, labels, facets_before, facets, digest, metadata_modified,
         first_sight, content)
     VALUES (
         :id, 'dataset', :dataset_id, :dataset_id, :version, txid_current(), now(),
-        clock_timestamp(), :state, CAST(:labels_before AS text[]), CAST(:labels AS text[]),
+        clock_timestamp(), :origin, :state, CAST(:labels_before AS text[]), CAST(:labels AS text[]),
         CAST(:facets_before AS jsonb), CAST(:facets AS jsonb), :digest, :metadata_modified,
         CAST(:first_sight AS jsonb),
         -- What was deleted is told as it last was.
@@ -139,13 +139,14 @@ def _row(session: Any, dataset_id: str, touched: Touched, log: _Log) -> dict[str
         touched.built = None
     before = _before(log, touched, package)
     after, text = _after(package, touched)
-    if not _is_event(before, after):
-        return None
     state = _state(package)
+    if not _is_event(before, after) and not _is_purge_of_what_was_deleted(state, log):
+        return None
     return {
         "id": log.own.id if log.own is not None else str(uuid.uuid4()),
         "dataset_id": dataset_id,
         "version": log.previous.version + 1 if log.previous is not None else 1,
+        "origin": (Origin.SEED if touched.seeding else Origin.CHANGE).value,
         "state": state.value,
         "labels_before": before.labels,
         "labels": after.labels,
@@ -187,12 +188,12 @@ def _is_excluded(package: Any, touched: Touched) -> bool:
 def _before(log: _Log, touched: Touched, package: Any) -> _Side:
     if log.previous is not None:
         return _Side(log.previous.labels, log.previous.facets, log.previous.digest)
-    if touched.created:
+    if touched.created or touched.seeding:
         return _NOWHERE
     columns = touched.before or _columns(package)
     if columns is None or columns["state"] != model.State.ACTIVE:
         return _NOWHERE
-    return _Side(_labels(model.Package(**columns)), _facets_of_columns(columns))
+    return _Side(labels(model.Package(**columns)), _facets_of_columns(columns))
 
 
 def _columns(package: Any) -> dict[str, Any] | None:
@@ -206,11 +207,12 @@ def _after(package: Any, touched: Touched) -> tuple[_Side, str | None]:
     if package is None or package.state != model.State.ACTIVE:
         return _NOWHERE, None
     dataset = content.dataset_dict(package.id, touched.built)
-    side = _Side(_labels(package), difference.facets(dataset), difference.digest(dataset))
+    side = _Side(labels(package), difference.facets(dataset), difference.digest(dataset))
     return side, json.dumps(dataset)
 
 
-def _labels(package: Any) -> list[str]:
+def labels(package: Any) -> list[str]:
+    """Give the permission labels of a dataset, whatever its state."""
     return sorted(get_permission_labels().get_dataset_labels(package))
 
 
@@ -232,6 +234,11 @@ def _is_event(before: _Side, after: _Side) -> bool:
     return (before.labels, before.digest) != (after.labels, after.digest)
 
 
+def _is_purge_of_what_was_deleted(state: State, log: _Log) -> bool:
+    """Tell whether what is told to nobody has content in the log that must go."""
+    return state is State.PURGED and log.previous is not None and log.previous.state != State.PURGED
+
+
 def _state(package: Any) -> State:
     if package is None:
         return State.PURGED
@@ -242,6 +249,6 @@ def _state(package: Any) -> State:
 
 
 def _first_sight(log: _Log, touched: Touched) -> dict[str, str] | None:
-    if log.previous is not None or touched.created:
+    if log.previous is not None or touched.created or touched.seeding:
         return None
     return touched.resources

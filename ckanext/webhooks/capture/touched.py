@@ -24,6 +24,7 @@ class Touched:
     """One dataset that this transaction touched.
 
     :ivar created: its row was added in this transaction
+    :ivar seeding: nothing changed: the log is to know what was there before it
     :ivar before: the Package's columns as they were, for a dataset that the
         log does not know yet
     :ivar resources: resource id → created, updated or deleted, likewise
@@ -34,6 +35,7 @@ class Touched:
     """
 
     created: bool = False
+    seeding: bool = False
     before: dict[str, Any] | None = None
     resources: dict[str, str] = field(default_factory=dict)
     built: str | None = None
@@ -62,11 +64,13 @@ class Transaction:
     :ivar datasets: by id
     :ivar recorded: capture has run; what is flushed now is yet to be captured
     :ivar wrote: a row was written, so that there is something to nudge for
+    :ivar missed: ids of datasets that could not be captured
     """
 
     datasets: dict[str, Touched] = field(default_factory=dict)
     recorded: bool = False
     wrote: bool = False
+    missed: list[str] = field(default_factory=list)
 
     def dataset(self, id_: str) -> Touched:
         return self.datasets.setdefault(id_, Touched())

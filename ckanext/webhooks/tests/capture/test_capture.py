@@ -64,6 +64,8 @@ def test_each_change_is_one_row_and_no_change_is_none():
         (1, "active", None, ["public"]),
         (2, "active", ["public"], ["public"]),
         (3, "deleted", ["public"], None),
+        # Told to nobody: it says that what the log has of it must go.
+        (4, "purged", None, None),
     ]
     # What was deleted is told as it last was.
     assert json.loads(rows[2].content)["title"] == "New"
