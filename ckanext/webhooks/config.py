@@ -72,6 +72,11 @@ def retention_days() -> int:
     return int(tk.config["ckanext.webhooks.retention_days"])
 
 
+def log_max_size() -> int:
+    """Give the MiB of content that the log may hold beside what it keeps in any case."""
+    return int(tk.config["ckanext.webhooks.log_max_size"])
+
+
 def secret_keys() -> list[str]:
     """Give the Fernet keys for secrets at rest: the first writes, all read."""
     keys = list(tk.config["ckanext.webhooks.secret_keys"])

@@ -7,6 +7,8 @@ worker takes what is due. Here is what time alone makes necessary.
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 
 from . import config, owners
@@ -100,19 +102,47 @@ def prune() -> int:
 
     :returns: how many rows went
     """
-    dropped = 0
-    for statement in (_PRUNE_DELIVERIES, _PRUNE_EVENTS):
-        while True:
-            with transaction() as connection:
-                found = connection.execute(
-                    statement, {"days": config.retention_days(), "batch": BATCH}
-                ).scalar_one()
-            dropped += found
-            if found < BATCH:
-                break
+    days = config.retention_days()
+    return _in_batches(_PRUNE_DELIVERIES, days=days) + _in_batches(_PRUNE_EVENTS, days=days, cut=0)
+
+
+def trim_log() -> int:
+    """Drop the oldest events where the log is larger than ``log_max_size``.
+
+    What :func:`prune` keeps whatever its age, this keeps too.
+
+    :returns: how many rows went
+    """
+    limit = config.log_max_size() * 1024 * 1024
+    with transaction() as connection:
+        # Costs nothing, and is never less than the content.
+        size = connection.execute(
+            sa.text("SELECT pg_total_relation_size('webhooks_event')")
+        ).scalar_one()
+        cut = connection.execute(_CUT, {"limit": limit}).scalar() if size > limit else None
+    if cut is None:
+        return 0
+    return _in_batches(_PRUNE_EVENTS, days=config.retention_days(), cut=cut)
+
+
+def _in_batches(statement: Any, **values: Any) -> int:
+    dropped, found = 0, BATCH
+    while found == BATCH:
+        with transaction() as connection:
+            found = connection.execute(statement, {**values, "batch": BATCH}).scalar_one()
+        dropped += found
     return dropped
 
 
+# The newest event of those that have no room.
+_CUT = sa.text(
+    """
+    SELECT max(sequence) FROM (
+        SELECT sequence, sum(pg_column_size(content)) OVER (ORDER BY sequence DESC) AS size
+        FROM webhooks_event WHERE sequence IS NOT NULL AND content IS NOT NULL) newest_first
+    WHERE size > :limit
+    """
+)
 _PRUNE_DELIVERIES = sa.text(
     """
     WITH old AS (
@@ -129,8 +159,11 @@ _PRUNE_EVENTS = sa.text(
     WITH old AS (
         SELECT e.id FROM webhooks_event e
         WHERE e.sequence IS NOT NULL
-            AND e.dispatched_at < clock_timestamp() - :days * interval '1 day'
-            AND NOT EXISTS (SELECT FROM webhooks_delivery d WHERE d.event_id = e.id)
+            AND (e.dispatched_at < clock_timestamp() - :days * interval '1 day'
+                OR e.sequence <= :cut)
+            AND NOT EXISTS (
+                SELECT FROM webhooks_delivery d WHERE d.event_id = e.id
+                    AND (d.status = 'pending' OR e.sequence > :cut))
             AND NOT EXISTS (SELECT FROM webhooks_event r WHERE r.source_id = e.id)
             AND (e.version IS NULL OR EXISTS (
                 SELECT FROM webhooks_event newer

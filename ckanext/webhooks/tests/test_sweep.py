@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 import pytest
 import sqlalchemy as sa
 from ckan import model
@@ -192,3 +194,23 @@ def test_pruning_goes_on_over_many_sets(monkeypatch):
     assert sweep.prune() == 0
     assert kept("webhooks_event") == ["e7"]
     assert stored("webhooks_delivery") == stored("webhooks_attempt") == []
+
+
+def test_a_log_that_is_too_large_loses_its_oldest_events_before_their_time(monkeypatch):
+    # What PostgreSQL cannot compress, so that the size is what it says.
+    content = secrets.token_hex(400_000)
+    for version in range(1, 5):
+        event(f"e{version}", version=version, age=1)
+    event("other", dataset="d2", version=1, age=2)
+    event("waited for", dataset="d3", version=1, age=2)
+    event("newer", dataset="d3", version=2, age=2)
+    delivery("e1", age=1)
+    delivery("waited for")
+    execute("UPDATE webhooks_event SET content = :content", content=content)
+    assert sweep.trim_log() == 0
+    with changed_config("ckanext.webhooks.log_max_size", 2):
+        assert sweep.trim_log() == 3
+    assert kept("webhooks_event") == ["e4", "newer", "other", "waited for"]
+    assert kept("webhooks_delivery") == ["e1", "waited for"], (
+        "that it was delivered stays on record"
+    )
