@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+
+import ckan.plugins as p
 import pytest
-from ckan import model
+import sqlalchemy as sa
+from ckan import authz, model
+from ckan.lib.plugins import get_permission_labels
 from ckan.tests import factories
 from ckan.tests.helpers import call_action, changed_config
 
@@ -85,3 +91,156 @@ def test_the_role_is_read_with_the_labels():
         assert not read(user["id"]).may_subscribe
         factories.Organization(users=[{"name": user["name"], "capacity": "admin"}])
         assert read(user["id"]).may_subscribe
+
+
+def some(kind, count, **columns):
+    """Make rows of a model; what is callable is asked for each."""
+    made = [kind() for _ in range(count)]
+    for n, row in enumerate(made):
+        for column, value in columns.items():
+            setattr(row, column, value(n) if callable(value) else value)
+    model.Session.add_all(made)
+    model.Session.flush()
+    return made
+
+
+def populate(seed):
+    """Make users with all sorts of rights, most of them odd."""
+    rng = random.Random(seed)
+
+    def one_of(*values):
+        return lambda n: rng.choice(values)
+
+    def names(kind):
+        return lambda n: f"{kind}-{n}"
+
+    mostly_active = one_of("active", "active", "active", "deleted", "pending")
+    users = some(
+        model.User,
+        40,
+        name=names("user"),
+        email=lambda n: f"user-{n}@example.com",
+        state=mostly_active,
+        sysadmin=lambda n: n % 10 == 0,
+    )
+    groups = some(
+        model.Group,
+        30,
+        name=names("group"),
+        is_organization=lambda n: n % 6 != 0,
+        type=one_of("organization", "organization", "organization", "company", "group"),
+        state=mostly_active,
+    )
+    # A chain that is longer than CKAN follows, and whatever else comes, loops too.
+    chain = some(model.Group, 12, name=names("chain"), is_organization=True, type="organization")
+    for above, below in [
+        *itertools.pairwise(chain),
+        *((rng.choice(groups), rng.choice(groups + chain)) for _ in range(30)),
+    ]:
+        some(
+            model.Member,
+            1,
+            table_name="group",
+            table_id=above.id,
+            group=below,
+            capacity=one_of("public", "parent"),
+            state=one_of("active", "active", "active", "deleted"),
+        )
+    some(
+        model.Member,
+        80,
+        table_name="user",
+        table_id=lambda n: rng.choice(users).id,
+        group=lambda n: rng.choice(groups + chain[:2]),
+        capacity=one_of("admin", "editor", "member", "auditor"),
+        state=one_of("active", "active", "active", "deleted", "pending"),
+    )
+    packages = some(model.Package, 5, name=names("package"))
+    some(
+        model.PackageMember,
+        20,
+        package_id=lambda n: packages[n % 5].id,
+        user_id=lambda n: users[n // 5 + n % 5 * 4].id,
+        capacity=one_of("editor", "member"),
+    )
+    model.Session.commit()
+    return users
+
+
+CASCADES = ["", "admin", "admin editor member", "auditor"]
+
+
+@pytest.mark.parametrize("collaborators", [True, False])
+@pytest.mark.parametrize("cascading", CASCADES)
+def test_the_labels_of_many_are_those_that_ckan_gives_each(monkeypatch, cascading, collaborators):
+    monkeypatch.setitem(authz.ROLE_PERMISSIONS, "auditor", ["read"])
+    users = populate(f"{cascading} {collaborators}")
+    with (
+        changed_config("ckan.auth.roles_that_cascade_to_sub_groups", cascading.split()),
+        changed_config("ckan.auth.allow_dataset_collaborators", collaborators),
+    ):
+        owners.forget()
+        found = owners.standing(user.id for user in users)
+        for user in users:
+            if user.state != "active":
+                assert found[user.id] == owners.Owner(frozenset(), False, False)
+            elif user.sysadmin:
+                assert found[user.id].labels is ALL
+            else:
+                labels = get_permission_labels().get_user_dataset_labels(user)
+                assert found[user.id].labels == set(labels)
+    given = {
+        label.split("-")[0] for o in found.values() if o.labels is not ALL for label in o.labels
+    }
+    assert given == {"public", "creator", "member"} | ({"collaborator"} if collaborators else set())
+
+
+@pytest.mark.parametrize("minimum", ["none", "editor", "admin", "sysadmin"])
+def test_the_role_of_many_is_that_of_each(minimum):
+    users = [user for user in populate(minimum) if user.state == "active"]
+    with changed_config("ckanext.webhooks.minimum_auth", minimum):
+        owners.forget()
+        found = owners.standing(user.id for user in users)
+        for user in users:
+            assert found[user.id].may_subscribe == owners.meets_minimum_auth(user)
+    may = {owner.may_subscribe for owner in found.values()}
+    assert may == ({True} if minimum == "none" else {True, False})
+
+
+def statements(user_ids):
+    """Count what is asked of the database for these users."""
+    asked = []
+
+    def hear(conn, cursor, statement, *_):
+        asked.append(statement)
+
+    owners.forget()
+    sa.event.listen(model.meta.engine, "before_cursor_execute", hear)
+    try:
+        owners.standing(user_ids)
+    finally:
+        sa.event.remove(model.meta.engine, "before_cursor_execute", hear)
+    return len(asked)
+
+
+def test_many_cost_no_more_statements_than_one():
+    ids = [factories.User()["id"] for _ in range(10)]
+    assert statements(ids) == statements(ids[:1])
+
+
+@pytest.mark.ckan_config("ckan.plugins", "webhooks example_ipermissionlabels")
+def test_a_plugin_that_replaces_the_labels_is_asked():
+    user = factories.User()
+    organization = factories.Organization(users=[{"name": user["name"], "capacity": "admin"}])
+    assert f"admin-{organization['id']}" in read(user["id"]).labels
+
+
+@pytest.mark.parametrize("method", ["get_actions", "get_auth_functions"])
+@pytest.mark.parametrize(
+    "name", ["organization_list_for_user", "package_collaborator_list_for_user"]
+)
+def test_ckan_is_asked_for_each_where_a_plugin_has_a_say(monkeypatch, method, name):
+    ids = [factories.User()["id"] for _ in range(10)]
+    at_once = statements(ids)
+    monkeypatch.setattr(p.get_plugin("webhooks"), method, lambda: {name: None})
+    assert statements(ids) >= at_once + len(ids)
