@@ -53,7 +53,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
                 terminalreporter.write_line(figure)
     ran = {
         (report.nodeid, tier)
-        for reports in terminalreporter.stats.values()
+        for outcome, reports in terminalreporter.stats.items()
+        if outcome != "deselected"
         for report in reports
         for tier in TIERS
         if tier in getattr(report, "keywords", ())

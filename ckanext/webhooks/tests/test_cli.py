@@ -112,3 +112,37 @@ def test_help_names_every_command(run):
     for command in webhooks.commands.values():
         assert command.name in result.output
         assert command.help
+
+
+def test_snapshot_notes_what_is_there_and_says_how_many(run):
+    for _ in range(3):
+        factories.Dataset()
+    model.Session.execute(sa.text("DELETE FROM webhooks_event"))
+    model.Session.commit()
+    assert "3 datasets noted" in run("snapshot").output
+    assert "0 datasets noted" in run("snapshot").output
+
+
+def test_reconcile_says_how_many_changes_it_found(run):
+    dataset = factories.Dataset()
+    with model.meta.engine.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE package SET state = 'deleted' WHERE id = :id"), {"id": dataset["id"]}
+        )
+    assert "1 changes found" in run("reconcile").output
+    assert "0 changes found" in run("reconcile").output
+
+
+@pytest.mark.parametrize("command", ["snapshot", "reconcile"])
+def test_what_cannot_be_captured_is_an_error_that_names_the_next_step(run, monkeypatch, command):
+    factories.Dataset()
+    model.Session.execute(sa.text("DELETE FROM webhooks_event"))
+    model.Session.commit()
+
+    def broken(*_args):
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr("ckanext.webhooks.capture.record.record", broken)
+    result = run(command)
+    assert result.exit_code == 1
+    assert "1 datasets could not be captured: see CKAN's log" in result.output

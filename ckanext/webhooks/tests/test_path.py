@@ -34,13 +34,15 @@ TOPICS = {
 }
 
 # Kills the web process at a chosen moment of a transaction that holds an event
-# row: after our listener wrote it, or after the commit and before our nudge.
+# row: after our listener wrote it, or after the commit and before our nudge. Or
+# plants a bug in capture.
 FAULTS = """
 import os
 import signal
 
 import sqlalchemy
 from ckan.model import meta
+from ckanext.webhooks.capture import record
 
 here = os.path.dirname(os.path.abspath(__file__))
 written = sqlalchemy.text(
@@ -67,6 +69,16 @@ def after_commit(session):
         die("die-before-nudge")
 
 
+right = record.record
+
+
+def record_or_fail(session, dataset_id, touched):
+    if os.path.exists(os.path.join(here, "capture-fails")):
+        raise RuntimeError("planted")
+    return right(session, dataset_id, touched)
+
+
+record.record = record_or_fail
 sqlalchemy.event.listen(meta.Session, "before_commit", before_commit)
 sqlalchemy.event.listen(meta.Session, "after_commit", after_commit, insert=True)
 """
@@ -279,6 +291,41 @@ def save(ckan: ckanapi.RemoteCKAN, dataset: dict, title: str) -> float:
     saved = ckan.action.package_patch(id=dataset["id"], title=title)
     assert saved["title"] == title
     return time.monotonic() - started
+
+
+def test_what_a_web_process_could_not_capture_is_told_all_the_same(
+    site, ckan, receiver, worker, hook, say
+):
+    organization = ckan.action.organization_create(name=unique("org"))["id"]
+    # The log is older than the dataset, as on a portal.
+    new_dataset(ckan, owner_org=organization)
+    receiver.wait(1)
+    receiver.clear()
+    bug = site.folder / "capture-fails"
+    bug.touch()
+    try:
+        dataset = new_dataset(ckan, owner_org=organization)
+        saved = time.monotonic()
+    finally:
+        bug.unlink()
+    (request,) = receiver.wait(1)
+    say(f"told {time.monotonic() - saved:.1f} s after a save whose capture failed")
+    assert (request.json["topic"], request.json["entity"]["id"]) == (
+        "dataset/create",
+        dataset["id"],
+    )
+    assert receiver.settle(1.0) == [request]
+
+
+def test_the_readmes_feed_gives_every_dataset_there_is(site, ckan, worker, capsys):
+    dataset = new_dataset(ckan)
+    (source,) = (block for block in blocks("python") if "webhook_event_list" in block)
+    deadline = time.monotonic() + 10
+    printed = ""
+    while f"dataset/create {dataset['id']}" not in printed and time.monotonic() < deadline:
+        exec(source, {"ckan": ckan})
+        printed = capsys.readouterr().out
+    assert f"dataset/create {dataset['id']}" in printed
 
 
 @pytest.mark.parametrize("server", ["gunicorn", "uwsgi"])
