@@ -140,7 +140,7 @@ def _row(session: Any, dataset_id: str, touched: Touched, log: _Log) -> dict[str
     before = _before(log, touched, package)
     after, text = _after(package, touched)
     state = _state(package)
-    if not _is_event(before, after) and not _is_purge_of_what_was_deleted(state, log):
+    if not _is_event(before, after) and not _is_withdrawal(state, log):
         return None
     return {
         "id": log.own.id if log.own is not None else str(uuid.uuid4()),
@@ -234,9 +234,17 @@ def _is_event(before: _Side, after: _Side) -> bool:
     return (before.labels, before.digest) != (after.labels, after.digest)
 
 
-def _is_purge_of_what_was_deleted(state: State, log: _Log) -> bool:
-    """Tell whether what is told to nobody has content in the log that must go."""
-    return state is State.PURGED and log.previous is not None and log.previous.state != State.PURGED
+def _is_withdrawal(state: State, log: _Log) -> bool:
+    """Tell whether what the log has of a dataset that nobody sees may go out no more.
+
+    What was deleted is still told with its content; what was then made a draft
+    or purged is not.
+    """
+    if log.previous is None:
+        return False
+    if state is State.PURGED:
+        return bool(log.previous.state != State.PURGED)
+    return state is State.HIDDEN and bool(log.previous.state == State.DELETED)
 
 
 def _state(package: Any) -> State:

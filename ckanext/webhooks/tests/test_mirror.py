@@ -448,8 +448,9 @@ def run(receiver: Receiver, examples: int, number: int, *, shrinks: bool = True)
     :param number: the seed
     """
     totals = Totals()
+    start: Any = seed(number)(lambda: Users(receiver, totals))
     run_state_machine_as_test(
-        seed(number)(lambda: Users(receiver, totals)),
+        start,
         settings=settings(
             max_examples=examples,
             stateful_step_count=STEPS,
@@ -492,4 +493,13 @@ def test_rights_that_change_while_nothing_else_does(portal):
     portal.call(
         "sysadmin", "organization_member_create", id="alpha", username="nobody", role="member"
     )
+    portal.settle()
+
+
+def test_what_was_deleted_and_then_made_a_draft_is_not_sent_any_more(portal):
+    portal.failing = ""
+    created = portal.call("sysadmin", "package_create", name="mistaken", owner_org="alpha")
+    portal.deliver()
+    portal.call("sysadmin", "package_delete", id=created["id"])
+    portal.call("sysadmin", "package_patch", id=created["id"], state="draft")
     portal.settle()
