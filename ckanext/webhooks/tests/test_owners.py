@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 
 import ckan.plugins as p
@@ -131,21 +130,25 @@ def populate(seed):
         type=one_of("organization", "organization", "organization", "company", "group"),
         state=mostly_active,
     )
-    # A chain that is longer than CKAN follows, and whatever else comes, loops too.
+    # Longer than CKAN follows; and loops.
     chain = some(model.Group, 12, name=names("chain"), is_organization=True, type="organization")
-    for above, below in [
-        *itertools.pairwise(chain),
-        *((rng.choice(groups), rng.choice(groups + chain)) for _ in range(30)),
-    ]:
-        some(
-            model.Member,
-            1,
-            table_name="group",
-            table_id=above.id,
-            group=below,
-            capacity=one_of("public", "parent"),
-            state=one_of("active", "active", "active", "deleted"),
-        )
+    some(
+        model.Member,
+        11,
+        table_name="group",
+        table_id=lambda n: chain[n].id,
+        group=lambda n: chain[n + 1],
+        capacity="parent",
+    )
+    some(
+        model.Member,
+        30,
+        table_name="group",
+        table_id=lambda n: rng.choice(groups).id,
+        group=lambda n: rng.choice(groups + chain),
+        capacity="parent",
+        state=one_of("active", "active", "active", "deleted"),
+    )
     some(
         model.Member,
         80,
@@ -154,6 +157,14 @@ def populate(seed):
         group=lambda n: rng.choice(groups + chain[:2]),
         capacity=one_of("admin", "editor", "member", "auditor"),
         state=one_of("active", "active", "active", "deleted", "pending"),
+    )
+    some(
+        model.Member,
+        1,
+        table_name="user",
+        table_id=next(u.id for u in users if u.state == "active" and not u.sysadmin),
+        group=chain[0],
+        capacity="admin",
     )
     packages = some(model.Package, 5, name=names("package"))
     some(
