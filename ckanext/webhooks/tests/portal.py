@@ -157,6 +157,7 @@ class Portal:
         self._clear()
         self._settle_in()
         self.subscribers = list(self._subscribe())
+        notice_rights()
         self.observe()
         receiver.clear()
         receiver.respond = self._answer

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from ckan import model
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
@@ -30,7 +31,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from .portal import ORGANIZATIONS, USERS, Portal, Totals, filled
+from .. import deliver, dispatch, visibility
+from .portal import ORGANIZATIONS, USERS, Portal, Totals, Wrong, filled
 from .receiver import Receiver
 
 pytestmark = [
@@ -307,8 +309,10 @@ class Users(RuleBasedStateMachine):
     def add_resource_while_another_edits(self, id, there, commits):
         with self.portal.request("two sessions: a resource and an edit"):
             if model.Session.get(model.Package, id):
-                resource = {"url": "http://example.com/d", "name": ...}
-                model.Session.add(model.Resource(package_id=id, **self.fill(resource)))
+                data = self.fill({"url": "http://example.com/d", "name": ...})
+                resource = model.Resource(package_id=id, **data)
+                resource.position = 9
+                model.Session.add(resource)
                 model.Session.flush()
             with local_session() as other:
                 self.set(other, id, there)
@@ -442,12 +446,13 @@ def local_session() -> Any:
     return model.meta.create_local_session()
 
 
-def run(receiver: Receiver, examples: int, number: int, *, shrinks: bool = True) -> Totals:
+def run(
+    receiver: Receiver, totals: Totals, examples: int, number: int, *, shrinks: bool = True
+) -> None:
     """Let the users loose on so many portals, one after the other.
 
     :param number: the seed
     """
-    totals = Totals()
     start: Any = seed(number)(lambda: Users(receiver, totals))
     run_state_machine_as_test(
         start,
@@ -462,7 +467,6 @@ def run(receiver: Receiver, examples: int, number: int, *, shrinks: bool = True)
             suppress_health_check=list(HealthCheck),
         ),
     )
-    return totals
 
 
 @pytest.fixture
@@ -472,11 +476,60 @@ def receiver() -> Iterator[Receiver]:
 
 
 def test_every_mirror_is_what_its_user_may_see(receiver: Receiver, say: Callable[[str], None]):
-    examples = int(os.environ.get("MIRROR_EXAMPLES", "6"))
+    examples = int(os.environ.get("MIRROR_EXAMPLES", "10"))
     number = int(os.environ.get("MIRROR_SEED", "1"))
-    totals = run(receiver, examples, number, shrinks="MIRROR_QUICK" not in os.environ)
-    for line in totals.lines():
-        say(line)
+    totals = Totals()
+    try:
+        run(receiver, totals, examples, number, shrinks="MIRROR_QUICK" not in os.environ)
+    finally:
+        for line in (f"seed: {number}", *totals.lines()):
+            say(line)
+            print(line)  # which pytest shows where this fails
+
+
+# --- tests of the test: a wrong rule is found
+
+
+@pytest.fixture
+def found_wrong(receiver: Receiver) -> Callable[[], None]:
+    def find() -> None:
+        with pytest.raises(Wrong):
+            run(receiver, Totals(), 30, 1, shrinks=False)
+
+    return find
+
+
+def test_labels_that_are_ignored_are_found(found_wrong, monkeypatch):
+    def sees_what_is_active(dataset, owner):
+        return dataset is not None
+
+    for module in (visibility, dispatch.run, dispatch.rights):
+        monkeypatch.setattr(module, "may_see", sees_what_is_active)
+    found_wrong()
+
+
+def test_telling_by_the_state_after_alone_is_found(found_wrong, monkeypatch):
+    monkeypatch.setattr(
+        dispatch.write, "told", lambda before, after, differs: "update" if after else None
+    )
+    found_wrong()
+
+
+def test_resources_that_are_forgotten_are_found(found_wrong, monkeypatch):
+    monkeypatch.setattr(dispatch.events, "_resources", lambda *_: [])
+    found_wrong()
+
+
+def test_sending_what_was_decided_without_asking_again_is_found(found_wrong, monkeypatch):
+    monkeypatch.setattr(deliver.logged, "sending", lambda *_: visibility.Sending.CONTENT)
+    found_wrong()
+
+
+def test_filters_that_are_ignored_are_found(found_wrong, monkeypatch):
+    everything = sa.text(dispatch.write._INSERT.text.replace("w.filters = '{}'", "true"))
+    assert everything.text != dispatch.write._INSERT.text
+    monkeypatch.setattr(dispatch.write, "_INSERT", everything)
+    found_wrong()
 
 
 # --- what the above has found, made short
