@@ -182,7 +182,7 @@ class Portal:
         for place, name, role in (("alpha", "editor", "editor"), ("beta", "member", "member")):
             model.Session.add(
                 model.Member(
-                    group_id=places[place].id,
+                    group=places[place],
                     table_id=people[name].id,
                     table_name="user",
                     capacity=role,
@@ -342,8 +342,10 @@ class Portal:
         owners.forget()
         self.receiver.clear()
         tasks.work_once()
-        for request in self.receiver.requests:
-            self._look_at(request)
+        leaks = [leak for request in self.receiver.requests for leak in self._look_at(request)]
+        self.totals.leaks += len(leaks)
+        if leaks:
+            raise Leaked("\n".join(leaks))
         return len(self.receiver.requests)
 
     def _answer(self, request: Received) -> Answer:
@@ -352,33 +354,26 @@ class Portal:
     def _fails(self, message: Message) -> bool:
         return self.failing is not None and message.kind.startswith(self.failing)
 
-    def _look_at(self, request: Received) -> None:
+    def _look_at(self, request: Received) -> Iterator[str]:
+        """Take a request, and say what of it this subscriber should not have got."""
         self.totals.deliveries += 1
         _, user, which = request.path.split("/")
         (subscriber,) = (
             s for s in self.subscribers if (s.user, bool(s.filters)) == (user, which == "some")
         )
-        subscriber.verifier.verify(request.body.decode(), request.headers)
+        text = request.body.decode()
+        subscriber.verifier.verify(text, request.headers)
         message = Message.of(request)
-        self._check_for_leaks(subscriber, request, message)
         if not self._fails(message):
             subscriber.mirror.take(message)
-
-    def _check_for_leaks(self, subscriber: Subscriber, request: Received, message: Message) -> None:
-        reader = self._readers[subscriber.user]
-        found = []
-        unread = set(_MARKER.findall(request.body.decode())) - reader.markers
-        if unread:
-            found.append(f"{sorted(unread)}, which this user could never read")
         # An endpoint that answers 503 has read the request all the same.
+        reader = self._readers[user]
+        told = f"{subscriber} was sent {message.kind}/{message.verb}"
+        unread = set(_MARKER.findall(text)) - reader.markers
+        if unread:
+            yield f"{told} with {sorted(unread)}, which this user could never read: {text}"
         if not message.is_stub and not reader.may_see(self._publishable.get(message.dataset_id)):
-            found.append("content of a dataset that this user may not see any more")
-        if found:
-            self.totals.leaks += len(found)
-            raise Leaked(
-                f"{subscriber} was sent {message.kind}/{message.verb} with"
-                f" {' and '.join(found)}: {request.body.decode()}"
-            )
+            yield f"{told} with content that this user may not see any more: {text}"
 
     def settle(self) -> None:
         """Deliver everything, with all endpoints up, and compare every mirror with CKAN."""

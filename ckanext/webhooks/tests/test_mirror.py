@@ -89,7 +89,6 @@ class Users(RuleBasedStateMachine):
     def __init__(self, receiver: Receiver, totals: Totals) -> None:
         super().__init__()
         self.portal = Portal(receiver, totals)
-        self.broken = False
 
     def fill(self, value: Any) -> Any:
         return filled(self.portal.marker, value)
