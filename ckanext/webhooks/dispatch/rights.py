@@ -11,7 +11,7 @@ that change meanwhile are moved first.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,7 @@ def notice_rights() -> None:
     """Begin to move the owners whose labels are not those they were told under."""
     with transaction() as connection:
         write.lock(connection)
-        _serve(connection)
+        notice(connection)
 
 
 def move_on() -> int:
@@ -64,19 +64,41 @@ def move_on() -> int:
 
 
 def settle(connection: Connection, dataset_ids: Sequence[str]) -> dict[str, OwnerLabels]:
-    """Give the labels under which each owner is told of some datasets now.
+    """Give the labels under which each owner is told of changes of some datasets.
 
-    Owners who are being moved are first told what that means for these.
+    Who has gained rights since the last look may not be told what was captured
+    before: that may have been changed first, in order to be shown. So these are
+    the labels of that look; :func:`notice` comes when everything has been told.
+    Owners who are being moved are first told what that means for these datasets.
     """
-    served = _serve(connection)
+    standing, served, _moving = _look(connection)
+    served |= _begin(connection, standing.keys() - served.keys(), served)
     for move in _moves(connection):
         seen = connection.execute(_SOME, {**_bounds(move), "ids": list(dataset_ids)}).all()
         _tell(connection, move, seen)
     return served
 
 
-def _serve(connection: Connection) -> dict[str, OwnerLabels]:
-    """Give the labels that owners are served under or being moved to."""
+def notice(connection: Connection) -> None:
+    """Begin moves, once everything that was captured is told."""
+    if connection.execute(_IS_WAITING).scalar_one():
+        return
+    standing, served, moving = _look(connection)
+    changed = {
+        user_id
+        for user_id, owner in standing.items()
+        if user_id not in moving and served.get(user_id) != owner.labels
+    }
+    _begin(connection, changed, served)
+
+
+def _look(
+    connection: Connection,
+) -> tuple[dict[str, owners.Owner], dict[str, OwnerLabels], set[str]]:
+    """Give owners with CKAN's answer, the labels they are served under, and who is being moved.
+
+    Of who is being moved, the labels are those at the end of it.
+    """
     rows = connection.execute(_OWNERS).all()
     # Owners who may not subscribe any more are paused by the sweep; until
     # then nothing is written for them.
@@ -90,17 +112,11 @@ def _serve(connection: Connection) -> dict[str, OwnerLabels]:
         for row in rows
         if row.labels is not None and row.user_id in standing
     }
-    moving = {row.user_id for row in rows if row.next_labels is not None}
-    changed = [
-        user_id
-        for user_id, owner in standing.items()
-        if user_id not in moving and served.get(user_id) != owner.labels
-    ]
-    return {**served, **_begin(connection, changed, served)}
+    return standing, served, {row.user_id for row in rows if row.next_labels is not None}
 
 
 def _begin(
-    connection: Connection, user_ids: Sequence[str], served: dict[str, OwnerLabels]
+    connection: Connection, user_ids: Collection[str], served: dict[str, OwnerLabels]
 ) -> dict[str, OwnerLabels]:
     """Begin moves to what CKAN says at this moment; owners who are new stand there already."""
     # Another worker may have asked CKAN later than this one.
@@ -197,6 +213,7 @@ def _events(seen: Any, move: _Move, now: Any) -> Iterator[Event]:
         )
 
 
+_IS_WAITING = sa.text("SELECT EXISTS (SELECT FROM webhooks_event WHERE sequence IS NULL)")
 _OWNERS = sa.text(
     """
     SELECT user_id, s.labels, s.next_labels

@@ -36,6 +36,7 @@ def dispatch() -> int:
         write.write_events(connection, events)
         write.write_deliveries(connection, _pairs(events, owners))
         _blank(connection, [c.dataset_id for c in changes if c.state == State.PURGED])
+        rights.notice(connection)
         return len(changes)
 
 

@@ -555,3 +555,20 @@ def test_what_was_deleted_and_then_made_a_draft_is_not_sent_any_more(portal):
     portal.call("sysadmin", "package_delete", id=created["id"])
     portal.call("sysadmin", "package_patch", id=created["id"], state="draft")
     portal.settle()
+
+
+def test_who_gains_a_right_is_not_told_what_was_there_before(portal):
+    """No worker ran in the meantime."""
+    created = portal.call(
+        "sysadmin",
+        "package_create",
+        name="amended",
+        title=portal.marker(),
+        owner_org="alpha",
+        private=True,
+    )
+    portal.call("sysadmin", "package_patch", id=created["id"], title="For others to read")
+    portal.call(
+        "sysadmin", "organization_member_create", id="alpha", username="nobody", role="member"
+    )
+    portal.settle()
