@@ -47,6 +47,15 @@ def may_see(dataset: DatasetLabels, owner: OwnerLabels) -> bool:
     return not set(owner).isdisjoint(dataset)
 
 
+def common(some: OwnerLabels, others: OwnerLabels) -> OwnerLabels:
+    """Give labels that show nothing but what both show."""
+    if some is ALL:
+        return others
+    if others is ALL:
+        return some
+    return frozenset(some) & frozenset(others)
+
+
 def told(before: bool, after: bool, differs: bool) -> Verb | None:
     """Say what a subscriber is told of an entity, or that it is nothing.
 

@@ -11,7 +11,7 @@ that change meanwhile are moved first.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection
 
 from .. import owners
 from ..model import Origin, State, transaction
-from ..visibility import ALL, OwnerLabels, may_see, owner_labels, stored_labels
+from ..visibility import ALL, OwnerLabels, common, may_see, owner_labels, stored_labels
 from . import write
 from .events import Event
 
@@ -66,39 +66,23 @@ def move_on() -> int:
 def settle(connection: Connection, dataset_ids: Sequence[str]) -> dict[str, OwnerLabels]:
     """Give the labels under which each owner is told of changes of some datasets.
 
-    Who has gained rights since the last look may not be told what was captured
-    before: that may have been changed first, in order to be shown. So these are
-    the labels of that look; :func:`notice` comes when everything has been told.
-    Owners who are being moved are first told what that means for these datasets.
+    Owners who are being moved are first told what that means for these.
     """
-    standing, served, _moving = _look(connection)
-    served |= _begin(connection, standing.keys() - served.keys(), served)
+    served = notice(connection)
     for move in _moves(connection):
         seen = connection.execute(_SOME, {**_bounds(move), "ids": list(dataset_ids)}).all()
         _tell(connection, move, seen)
     return served
 
 
-def notice(connection: Connection) -> None:
-    """Begin moves, once everything that was captured is told."""
-    if connection.execute(_IS_WAITING).scalar_one():
-        return
-    standing, served, moving = _look(connection)
-    changed = {
-        user_id
-        for user_id, owner in standing.items()
-        if user_id not in moving and served.get(user_id) != owner.labels
-    }
-    _begin(connection, changed, served)
+def notice(connection: Connection) -> dict[str, OwnerLabels]:
+    """Begin moves, and give the labels that owners are served under or being moved to.
 
-
-def _look(
-    connection: Connection,
-) -> tuple[dict[str, owners.Owner], dict[str, OwnerLabels], set[str]]:
-    """Give owners with CKAN's answer, the labels they are served under, and who is being moved.
-
-    Of who is being moved, the labels are those at the end of it.
+    Who has gained a right may not be told what was captured before: that may have
+    been mended first, in order to be shown. So while something waits to be told,
+    rights are taken alone, and given when everything is told.
     """
+    all_told = not connection.execute(_IS_WAITING).scalar_one()
     rows = connection.execute(_OWNERS).all()
     # Owners who may not subscribe any more are paused by the sweep; until
     # then nothing is written for them.
@@ -112,22 +96,34 @@ def _look(
         for row in rows
         if row.labels is not None and row.user_id in standing
     }
-    return standing, served, {row.user_id for row in rows if row.next_labels is not None}
+    moving = {row.user_id for row in rows if row.next_labels is not None}
+    changed = [
+        user_id
+        for user_id, owner in standing.items()
+        if user_id not in moving and served.get(user_id) != owner.labels
+    ]
+    return {**served, **_begin(connection, changed, served, all_told)}
 
 
 def _begin(
-    connection: Connection, user_ids: Collection[str], served: dict[str, OwnerLabels]
+    connection: Connection,
+    user_ids: Sequence[str],
+    served: dict[str, OwnerLabels],
+    all_told: bool,
 ) -> dict[str, OwnerLabels]:
     """Begin moves to what CKAN says at this moment; owners who are new stand there already."""
     # Another worker may have asked CKAN later than this one.
     owners.forget(user_ids)
-    begun = {id_: owner.labels for id_, owner in owners.standing(user_ids).items()}
-    for user_id, labels in begun.items():
-        values = {"user_id": user_id, "labels": stored_labels(labels)}
-        if user_id not in served:
+    begun: dict[str, OwnerLabels] = {}
+    for user_id, owner in owners.standing(user_ids).items():
+        before = served.get(user_id)
+        after = owner.labels if all_told or before is None else common(before, owner.labels)
+        values = {"user_id": user_id, "labels": stored_labels(after)}
+        if before is None:
             connection.execute(_STAND, values)
-        elif labels != served[user_id]:
+        elif after != before:
             connection.execute(_BEGIN, values)
+        begun[user_id] = after
     return begun
 
 

@@ -520,7 +520,7 @@ def test_resources_that_are_forgotten_are_found(found_wrong, monkeypatch):
 
 
 def test_sending_what_was_decided_without_asking_again_is_found(found_wrong, monkeypatch):
-    monkeypatch.setattr(deliver.logged, "sending", lambda *_: visibility.Sending.CONTENT)
+    monkeypatch.setattr(deliver.loop, "_sending", lambda *_: visibility.Sending.CONTENT)
     found_wrong()
 
 
@@ -571,4 +571,11 @@ def test_who_gains_a_right_is_not_told_what_was_there_before(portal):
     portal.call(
         "sysadmin", "organization_member_create", id="alpha", username="nobody", role="member"
     )
+    portal.settle()
+
+
+def test_who_loses_a_right_is_not_told_the_name_of_what_came_after(portal):
+    """No worker ran in the meantime."""
+    portal.call("sysadmin", "organization_member_delete", id="alpha", username="editor")
+    portal.call("sysadmin", "package_create", name=portal.marker(), owner_org="alpha", private=True)
     portal.settle()

@@ -10,6 +10,7 @@ import pytest
 from ..visibility import (
     ALL,
     Sending,
+    common,
     may_see,
     owner_labels,
     publishable,
@@ -55,6 +56,20 @@ def test_a_dataset_is_seen_by_ckans_rule(dataset, owner, seen):
 def test_labels_may_be_in_any_collection():
     assert may_see(["member-org"], ("public", "member-org"))
     assert not may_see(["member-org"], ["public"])
+
+
+@pytest.mark.parametrize(
+    ("some", "others", "both"),
+    [
+        (MEMBER, ANYONE, ANYONE),
+        (MEMBER, ALL, MEMBER),
+        (ALL, MEMBER, MEMBER),
+        (ALL, ALL, ALL),
+        (MEMBER, NOBODY, NOBODY),
+    ],
+)
+def test_common_labels_show_what_both_show(some, others, both):
+    assert common(some, others) == both
 
 
 @pytest.mark.parametrize(

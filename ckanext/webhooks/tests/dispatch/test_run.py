@@ -10,7 +10,7 @@ from ckan.tests import factories
 from ckan.tests.helpers import call_action
 
 from ... import owners
-from ...dispatch import dispatch, notice_rights
+from ...dispatch import dispatch
 from ...model import Webhook
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
@@ -265,8 +265,6 @@ def test_one_owner_without_labels_keeps_no_other_waiting(public, monkeypatch, ca
         return labels(self, user)
 
     monkeypatch.setattr(kind, "get_user_dataset_labels", sometimes)
-    owners.forget()
-    notice_rights()
     factories.Dataset()
     assert told(public) == ["dataset/create"]
     assert told(hook) == []
