@@ -27,7 +27,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm.exc import ObjectDeletedError
 from standardwebhooks import Webhook as Verifier
 
-from .. import encryption, owners, sweep, tasks
+from .. import capture, encryption, owners, sweep, tasks
 from ..dispatch import dispatch, notice_rights
 from .conftest import TABLES
 from .mirror import Message, Mirror
@@ -383,6 +383,8 @@ class Portal:
         sweep.sweep()
         notice_rights()
         self.deliver()
+        if missed := Counter(capture.reconcile())[capture.Found.MISSED]:
+            raise Wrong(f"{missed} datasets are not what the log says")
         self.reindex()
         if self.deliver():
             raise Wrong("a rebuild of the search index was told to somebody")
