@@ -86,7 +86,7 @@ def sending(
     event_before: DatasetLabels,
     event_after: DatasetLabels,
     deleted: bool,
-    later: Iterable[DatasetLabels],
+    since: Iterable[DatasetLabels],
 ) -> Sending:
     """Say what of an event may be sent to an owner now.
 
@@ -102,11 +102,11 @@ def sending(
     :param event_before: the dataset's labels before the event
     :param event_after: the dataset's labels after it
     :param deleted: the entity was deleted, rather than hidden or purged
-    :param later: the labels under which the dataset's content could be
-        published in each of its later states; those it had last, for a
-        state in which it is deleted
+    :param since: the labels under which the dataset's content could be
+        published in each of its states from the event on; those it had last,
+        for a state in which it is deleted
     """
-    still_published = all(may_see(labels, owner) for labels in later)
+    still_published = all(may_see(labels, owner) for labels in since)
     if verb == "delete":
         if deleted and still_published and may_see(event_before, owner):
             return Sending.CONTENT

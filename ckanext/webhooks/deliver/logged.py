@@ -20,11 +20,12 @@ class Logged:
 
     :param row: columns of its row, with ``source_content`` of the dataset's
         row where that has the content
-    :param later: the states in which the log has the dataset after it
+    :param since: the states in which the log has the dataset from it on: a
+        resource may be removed by the very change that hides its dataset
     """
 
     row: Any
-    later: Sequence[Any]
+    since: Sequence[Any]
 
     def sending(self, verb: str, labels: OwnerLabels) -> Sending:
         """Say what of this event may be sent now to somebody with these labels.
@@ -38,8 +39,8 @@ class Logged:
             self.row.labels,
             self.row.state == State.DELETED,
             [
-                publishable(later.state == State.DELETED, later.labels_before, later.labels)
-                for later in self.later
+                publishable(state.state == State.DELETED, state.labels_before, state.labels)
+                for state in self.since
             ],
         )
         return Sending.STUB if what is Sending.CONTENT and config.entity() != "full" else what
@@ -52,7 +53,7 @@ def logged(connection: Connection, event_ids: Collection[str]) -> dict[str, Logg
     for event in events:
         oldest[event.dataset_id] = min(event.version, oldest.get(event.dataset_id, event.version))
     states = connection.execute(
-        _LATER, {"ids": list(oldest), "versions": list(oldest.values())}
+        _SINCE, {"ids": list(oldest), "versions": list(oldest.values())}
     ).all()
     return {
         event.id: Logged(
@@ -60,7 +61,7 @@ def logged(connection: Connection, event_ids: Collection[str]) -> dict[str, Logg
             [
                 state
                 for state in states
-                if state.dataset_id == event.dataset_id and state.version > event.version
+                if state.dataset_id == event.dataset_id and state.version >= event.version
             ],
         )
         for event in events
@@ -76,13 +77,13 @@ _EVENTS = sa.text(
     WHERE e.id = ANY(CAST(:ids AS text[]))
     """
 )
-# Mostly none, and never more than the ways in which a dataset was visible.
-_LATER = sa.text(
+# Mostly one, and never more than the ways in which a dataset was visible.
+_SINCE = sa.text(
     """
-    SELECT dataset_id, state, labels_before, labels, max(version) AS version
-    FROM webhooks_event
-        JOIN unnest(CAST(:ids AS text[]), CAST(:versions AS int[])) AS asked(id, after)
-        ON dataset_id = asked.id AND version > asked.after
+    SELECT dataset_id, state, labels_before, labels, max(e.version) AS version
+    FROM webhooks_event e
+        JOIN unnest(CAST(:ids AS text[]), CAST(:versions AS int[])) AS asked(id, version)
+        ON dataset_id = asked.id AND e.version >= asked.version
     GROUP BY dataset_id, state, labels_before, labels
     """
 )

@@ -579,3 +579,18 @@ def test_who_loses_a_right_is_not_told_the_name_of_what_came_after(portal):
     portal.call("sysadmin", "organization_member_delete", id="alpha", username="editor")
     portal.call("sysadmin", "package_create", name=portal.marker(), owner_org="alpha", private=True)
     portal.settle()
+
+
+def test_a_resource_that_is_removed_by_what_hides_its_dataset_is_a_stub(portal):
+    """Nor is the name told that the dataset was given at the same time."""
+    created = portal.call(
+        "sysadmin",
+        "package_create",
+        name="shown",
+        owner_org="alpha",
+        resources=[{"url": "http://example.com/a", "name": "a"}],
+    )
+    portal.deliver()
+    hidden = {"name": portal.marker(), "private": True, "resources": []}
+    portal.call("sysadmin", "package_patch", id=created["id"], **hidden)
+    portal.settle()
