@@ -162,7 +162,7 @@ _PRUNE_EVENTS = sa.text(
             AND (e.dispatched_at < clock_timestamp() - :days * interval '1 day'
                 OR e.sequence <= :cut)
             AND NOT EXISTS (
-                SELECT FROM webhooks_delivery d WHERE d.event_id = e.id
+                SELECT FROM webhooks_delivery d WHERE d.sequence = e.sequence
                     AND (d.status = 'pending' OR e.sequence > :cut))
             AND NOT EXISTS (SELECT FROM webhooks_event r WHERE r.source_id = e.id)
             AND (e.version IS NULL OR EXISTS (

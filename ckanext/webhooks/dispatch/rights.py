@@ -10,8 +10,9 @@ that change meanwhile are moved first.
 
 from __future__ import annotations
 
+import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,18 @@ class _Move:
     cursor: str
 
 
+@dataclass(frozen=True)
+class Serving:
+    """Under which labels owners are told.
+
+    :param labels: by user id; those that an owner is being moved to
+    :param held_back: somebody gained rights that are not given yet
+    """
+
+    labels: dict[str, OwnerLabels]
+    held_back: bool
+
+
 def notice_rights() -> None:
     """Begin to move the owners whose labels are not those they were told under."""
     with transaction() as connection:
@@ -63,20 +76,20 @@ def move_on() -> int:
         return len(moves)
 
 
-def settle(connection: Connection, dataset_ids: Sequence[str]) -> dict[str, OwnerLabels]:
-    """Give the labels under which each owner is told of changes of some datasets.
+def settle(connection: Connection, dataset_ids: Sequence[str]) -> Serving:
+    """Say under which labels each owner is told of changes of some datasets.
 
     Owners who are being moved are first told what that means for these.
     """
-    served = notice(connection)
+    serving = notice(connection)
     for move in _moves(connection):
         seen = connection.execute(_SOME, {**_bounds(move), "ids": list(dataset_ids)}).all()
         _tell(connection, move, seen)
-    return served
+    return serving
 
 
-def notice(connection: Connection) -> dict[str, OwnerLabels]:
-    """Begin moves, and give the labels that owners are served under or being moved to.
+def notice(connection: Connection) -> Serving:
+    """Begin the moves that are due.
 
     Who has gained a right may not be told what was captured before: that may have
     been mended first, in order to be shown. So while something waits to be told,
@@ -102,29 +115,32 @@ def notice(connection: Connection) -> dict[str, OwnerLabels]:
         for user_id, owner in standing.items()
         if user_id not in moving and served.get(user_id) != owner.labels
     ]
-    return {**served, **_begin(connection, changed, served, all_told)}
-
-
-def _begin(
-    connection: Connection,
-    user_ids: Sequence[str],
-    served: dict[str, OwnerLabels],
-    all_told: bool,
-) -> dict[str, OwnerLabels]:
-    """Begin moves to what CKAN says at this moment; owners who are new stand there already."""
     # Another worker may have asked CKAN later than this one.
-    owners.forget(user_ids)
-    begun: dict[str, OwnerLabels] = {}
-    for user_id, owner in owners.standing(user_ids).items():
-        before = served.get(user_id)
-        after = owner.labels if all_told or before is None else common(before, owner.labels)
-        values = {"user_id": user_id, "labels": stored_labels(after)}
-        if before is None:
-            connection.execute(_STAND, values)
-        elif after != before:
-            connection.execute(_BEGIN, values)
-        begun[user_id] = after
-    return begun
+    owners.forget(changed)
+    now = {user_id: owner.labels for user_id, owner in owners.standing(changed).items()}
+    stand = {id_: labels for id_, labels in now.items() if id_ not in served}
+    move = {id_: labels for id_, labels in now.items() if id_ in served}
+    given = move if all_told else {id_: common(served[id_], move[id_]) for id_ in move}
+    _stand(connection, stand)
+    _begin(connection, {id_: labels for id_, labels in given.items() if labels != served[id_]})
+    return Serving({**served, **stand, **given}, held_back=given != move)
+
+
+def _stand(connection: Connection, labels: Mapping[str, OwnerLabels]) -> None:
+    """Note what owners see who were told nothing so far."""
+    if labels:
+        connection.execute(
+            _STAND,
+            {
+                "user_ids": list(labels),
+                "labels": [json.dumps(stored_labels(of_owner)) for of_owner in labels.values()],
+            },
+        )
+
+
+def _begin(connection: Connection, moves: Mapping[str, OwnerLabels]) -> None:
+    for user_id, labels in moves.items():
+        connection.execute(_BEGIN, {"user_id": user_id, "labels": stored_labels(labels)})
 
 
 def _moves(connection: Connection) -> list[_Move]:
@@ -218,9 +234,13 @@ _OWNERS = sa.text(
     """
 )
 _STAND = sa.text(
-    "INSERT INTO webhooks_served (user_id, labels) VALUES (:user_id, :labels)"
-    " ON CONFLICT (user_id) DO NOTHING"
-).bindparams(sa.bindparam("labels", type_=JSONB))
+    """
+    INSERT INTO webhooks_served (user_id, labels)
+    SELECT user_id, CAST(labels AS jsonb)
+    FROM unnest(CAST(:user_ids AS text[]), CAST(:labels AS text[])) AS new(user_id, labels)
+    ON CONFLICT (user_id) DO NOTHING
+    """
+)
 _BEGIN = sa.text(
     """
     UPDATE webhooks_served

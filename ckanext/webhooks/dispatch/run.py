@@ -30,13 +30,14 @@ def dispatch() -> int:
         ).all()
         if not changes:
             return 0
-        owners = rights.settle(connection, sorted({change.dataset_id for change in changes}))
+        serving = rights.settle(connection, sorted({change.dataset_id for change in changes}))
         events = [event for change in changes for event in events_or_fewer(change)]
         write.number(connection, events)
         write.write_events(connection, events)
-        write.write_deliveries(connection, _pairs(events, owners))
+        write.write_deliveries(connection, _pairs(events, serving.labels))
         _blank(connection, [c.dataset_id for c in changes if c.state == State.PURGED])
-        rights.notice(connection)
+        if serving.held_back:
+            rights.notice(connection)
         return len(changes)
 
 
@@ -87,7 +88,7 @@ _BLANK_CONTENT = sa.text(
 _BLANK_ANSWERS = sa.text(
     """
     UPDATE webhooks_attempt a SET answer = NULL
-    FROM webhooks_event e JOIN webhooks_delivery d ON d.event_id = e.id
+    FROM webhooks_event e JOIN webhooks_delivery d ON d.sequence = e.sequence
     WHERE e.dataset_id = ANY(CAST(:ids AS text[])) AND a.delivery_id = d.id
         AND a.answer IS NOT NULL
     """

@@ -2,7 +2,8 @@
 
 There are no foreign keys: a check per row would double the cost of telling
 one event to 100,000 webhooks, and the deliveries of a deleted webhook stay
-on record until they are old.
+on record until they are old. For the same reason there are few indexes;
+that an event reaches a webhook as one delivery, dispatch sees to.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ class Delivery(Base):
     ended_at = sa.Column(sa.DateTime(timezone=True))
 
     __table_args__ = (
-        # An event reaches a webhook as one delivery, however often dispatch runs.
-        sa.Index("webhooks_delivery_event_key", "event_id", "webhook_id", unique=True),
+        # Those of an event.
+        sa.Index("webhooks_delivery_sequence_idx", "sequence"),
         # What is due, oldest first.
         sa.Index(
             "webhooks_delivery_due_idx",
@@ -67,8 +68,14 @@ class Delivery(Base):
             "id",
             postgresql_where=sa.text("status = 'pending'"),
         ),
-        # One webhook's deliveries, newest first; and those to cancel with it.
-        sa.Index("webhooks_delivery_webhook_idx", "webhook_id", "id"),
+        # What became of one webhook's deliveries, newest first. Not of all of them:
+        # each claim would have to write it again.
+        sa.Index(
+            "webhooks_delivery_webhook_idx",
+            "webhook_id",
+            "id",
+            postgresql_where=sa.text("ended_at IS NOT NULL"),
+        ),
         # What is old.
         sa.Index(
             "webhooks_delivery_ended_idx",

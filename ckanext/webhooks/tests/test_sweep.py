@@ -52,9 +52,10 @@ def delivery(event_id: str, hook: str = "w1", age: int | None = None) -> None:
     execute(
         "WITH d AS (INSERT INTO webhooks_delivery"
         " (webhook_id, event_id, topic, sequence, address, format, status, ended_at)"
-        " SELECT :hook, :event, 'dataset/update', 1, 'http://x', 'classic',"
+        " SELECT :hook, id, 'dataset/update', sequence, 'http://x', 'classic',"
         " CASE WHEN CAST(:age AS int) IS NULL THEN 'pending' ELSE 'delivered' END,"
-        " clock_timestamp() - CAST(:age AS int) * interval '1 day' RETURNING id)"
+        " clock_timestamp() - CAST(:age AS int) * interval '1 day'"
+        " FROM webhooks_event WHERE id = :event RETURNING id)"
         " INSERT INTO webhooks_attempt (delivery_id, number, sent_at, duration)"
         " SELECT id, 1, clock_timestamp(), 0.1 FROM d",
         hook=hook,
@@ -81,6 +82,7 @@ def test_owners_without_the_role_are_paused_and_come_back_by_themselves():
     user, sysadmin = factories.User(), factories.Sysadmin()
     mine, disabled, theirs = create(user), create(user), create(sysadmin)
     call(user, "webhook_patch", id=disabled, state="disabled")
+    event("e1")
     delivery("e1", mine)
     delivery("e1", theirs)
     sweep_now()

@@ -210,10 +210,12 @@ def test_what_an_endpoint_sent_back_is_blanked_too():
     (event,) = log_rows()
     execute(
         "WITH d AS (INSERT INTO webhooks_delivery (webhook_id, event_id, topic, sequence, address,"
-        " format) VALUES ('w', :id, 'dataset/create', 1, 'http://x', 'classic') RETURNING id)"
+        " format) VALUES ('w', :id, 'dataset/create', :sequence, 'http://x', 'classic')"
+        " RETURNING id)"
         " INSERT INTO webhooks_attempt (delivery_id, number, sent_at, duration, answer)"
         " SELECT id, 1, now(), 1, 'echo' FROM d",
         id=event.id,
+        sequence=event.sequence,
     )
     call_action("dataset_purge", id=dataset["id"])
     while dispatch():

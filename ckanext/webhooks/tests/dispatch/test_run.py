@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import sqlalchemy as sa
 from ckan import model
@@ -227,13 +230,22 @@ def test_first_sight_of_a_dataset_is_an_update_of_what_was_touched(public):
     assert told(public) == ["dataset/update", "resource/update"]
 
 
-def test_dispatching_again_writes_nothing_twice(public):
-    factories.Dataset()
-    while dispatch():
-        pass
-    model.Session.execute(sa.text("UPDATE webhooks_event SET sequence = NULL"))
-    model.Session.commit()
-    assert told(public) == ["dataset/create"]
+def test_dispatchers_at_the_same_time_write_nothing_twice(public):
+    for _ in range(5):
+        factories.Dataset()
+    at_once = threading.Barrier(4)
+
+    def run() -> int:
+        at_once.wait()
+        try:
+            return dispatch()
+        finally:
+            model.Session.remove()
+
+    with ThreadPoolExecutor(4) as pool:
+        held = [future.result() for future in [pool.submit(run) for _ in range(4)]]
+    assert sorted(held) == [0, 0, 0, 5]
+    assert told(public) == ["dataset/create"] * 5
 
 
 def test_adopted_topics_match_like_new_ones():

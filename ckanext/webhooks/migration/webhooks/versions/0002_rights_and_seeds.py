@@ -1,4 +1,4 @@
-"""What each owner was last served under, and where an event comes from."""
+"""What each owner was last served under, where an event comes from, fewer indexes."""
 
 from __future__ import annotations
 
@@ -25,9 +25,28 @@ def upgrade() -> None:
         sa.Column("since", sa.BigInteger),
         sa.Column("cursor", sa.Text),
     )
+    # Each index of the deliveries is written for each of 100,000 webhooks.
+    op.drop_index("webhooks_delivery_event_key", "webhooks_delivery")
+    op.create_index("webhooks_delivery_sequence_idx", "webhooks_delivery", ["sequence"])
+    op.drop_index("webhooks_delivery_webhook_idx", "webhooks_delivery")
+    op.create_index(
+        "webhooks_delivery_webhook_idx",
+        "webhooks_delivery",
+        ["webhook_id", "id"],
+        postgresql_where=sa.text("ended_at IS NOT NULL"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_index("webhooks_delivery_webhook_idx", "webhooks_delivery")
+    op.create_index("webhooks_delivery_webhook_idx", "webhooks_delivery", ["webhook_id", "id"])
+    op.drop_index("webhooks_delivery_sequence_idx", "webhooks_delivery")
+    op.create_index(
+        "webhooks_delivery_event_key",
+        "webhooks_delivery",
+        ["event_id", "webhook_id"],
+        unique=True,
+    )
     op.drop_table("webhooks_served")
     op.drop_column("webhooks_event", "user_id")
     op.drop_column("webhooks_event", "origin")
