@@ -30,14 +30,17 @@ def keep_built(index_dict: dict[str, Any]) -> None:
         dataset.built = index_dict.get("validated_data_dict")
 
 
-def dataset_dict(package_id: str, built: str | None) -> dict[str, Any]:
+def of_dataset(package_id: str, built: str | None) -> tuple[dict[str, Any], str]:
     """Give the dataset as anyone who may read it gets it from ``package_show``.
 
     :param built: what CKAN built of it, if it did
+    :returns: the dict, and the same as JSON
     """
     text = built or json.dumps(_show(package_id), cls=MissingNullEncoder)
     dataset: dict[str, Any] = json.loads(text)
-    return _in_default_locale(dataset)
+    if _put_into_default_locale(dataset):
+        text = json.dumps(dataset)
+    return dataset, text
 
 
 def _show(package_id: str) -> dict[str, Any]:
@@ -56,18 +59,21 @@ def _show(package_id: str) -> dict[str, Any]:
     return dict(validated)
 
 
-def _in_default_locale(dataset: dict[str, Any]) -> dict[str, Any]:
-    """Undo the editor's language in the URLs of uploads (``/de/dataset/…``)."""
+def _put_into_default_locale(dataset: dict[str, Any]) -> bool:
+    """Undo the editor's language in the URLs of uploads (``/de/dataset/…``).
+
+    :returns: something was changed
+    """
     if not flask.has_request_context() or tk.request.environ.get("CKAN_LANG_IS_DEFAULT", True):
-        return dataset
-    for resource in dataset.get("resources", []):
-        if resource.get("url_type") == "upload":
-            resource["url"] = tk.h.url_for(
-                f"{dataset.get('type') or 'dataset'}_resource.download",
-                id=dataset["id"],
-                resource_id=resource["id"],
-                filename=resource["url"].rsplit("/", 1)[-1],
-                qualified=True,
-                locale="default",
-            )
-    return dataset
+        return False
+    uploads = [r for r in dataset.get("resources", []) if r.get("url_type") == "upload"]
+    for resource in uploads:
+        resource["url"] = tk.h.url_for(
+            f"{dataset.get('type') or 'dataset'}_resource.download",
+            id=dataset["id"],
+            resource_id=resource["id"],
+            filename=resource["url"].rsplit("/", 1)[-1],
+            qualified=True,
+            locale="default",
+        )
+    return bool(uploads)

@@ -206,9 +206,9 @@ def _columns(package: Any) -> dict[str, Any] | None:
 def _after(package: Any, touched: Touched) -> tuple[_Side, str | None]:
     if package is None or package.state != model.State.ACTIVE:
         return _NOWHERE, None
-    dataset = content.dataset_dict(package.id, touched.built)
+    dataset, text = content.of_dataset(package.id, touched.built)
     side = _Side(labels(package), difference.facets(dataset), difference.digest(dataset))
-    return side, json.dumps(dataset)
+    return side, text
 
 
 def labels(package: Any) -> list[str]:

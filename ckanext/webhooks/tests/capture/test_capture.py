@@ -166,7 +166,7 @@ def test_the_dict_that_ckan_built_is_not_built_again(monkeypatch):
     assert len(log_rows()) == 6
     monkeypatch.undo()
     act("package_patch", id=dataset["id"], state="active")
-    assert log_rows()[-1].digest == difference.digest(content.dataset_dict(dataset["id"], None))
+    assert log_rows()[-1].digest == difference.digest(content.of_dataset(dataset["id"], None)[0])
 
 
 def test_what_is_built_here_is_what_ckan_builds():
@@ -179,8 +179,8 @@ def test_what_is_built_here_is_what_ckan_builds():
         resources=[{"url": "http://example.com/a.csv", "format": "CSV"}],
     )
     (row,) = log_rows()
-    assert json.loads(row.content).keys() == content.dataset_dict(dataset["id"], None).keys()
-    assert difference.digest(content.dataset_dict(dataset["id"], None)) == row.digest
+    assert json.loads(row.content).keys() == content.of_dataset(dataset["id"], None)[0].keys()
+    assert difference.digest(content.of_dataset(dataset["id"], None)[0]) == row.digest
 
 
 @pytest.mark.ckan_config("ckan.plugins", "webhooks example_idatasetform_v4")

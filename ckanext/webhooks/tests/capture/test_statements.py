@@ -260,7 +260,7 @@ def test_a_datastore_that_comes_is_nothing():
     )
     model.Session.commit()
     model.Session.remove()
-    assert content.dataset_dict(dataset["id"], None)["resources"][0]["datastore_active"] is True
+    assert content.of_dataset(dataset["id"], None)[0]["resources"][0]["datastore_active"] is True
     assert len(log_rows()) == 1
 
 
