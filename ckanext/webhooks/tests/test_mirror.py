@@ -386,6 +386,8 @@ class Users(RuleBasedStateMachine):
         role=st.sampled_from(["member", "editor", "admin", None]),
     )
     def change_membership(self, user, of, role):
+        if model.Group.get(of) is None:
+            return  # where it was purged, CKAN fails an assertion of its own
         if role:
             self.portal.call(
                 "sysadmin", "organization_member_create", id=of, username=user, role=role
@@ -475,7 +477,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 def test_every_mirror_is_what_its_user_may_see(receiver: Receiver, say: Callable[[str], None]):
-    examples = int(os.environ.get("MIRROR_EXAMPLES", "10"))
+    examples = int(os.environ.get("MIRROR_EXAMPLES", "8"))
     number = int(os.environ.get("MIRROR_SEED", "1"))
     totals = Totals()
     try:
