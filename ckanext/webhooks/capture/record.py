@@ -146,7 +146,7 @@ def _row(session: Any, dataset_id: str, touched: Touched, log: _Log) -> dict[str
         "id": log.own.id if log.own is not None else str(uuid.uuid4()),
         "dataset_id": dataset_id,
         "version": log.previous.version + 1 if log.previous is not None else 1,
-        "origin": (Origin.SEED if touched.seeding else Origin.CHANGE).value,
+        "origin": _origin(log, touched).value,
         "state": state.value,
         "labels_before": before.labels,
         "labels": after.labels,
@@ -162,6 +162,11 @@ def _row(session: Any, dataset_id: str, touched: Touched, log: _Log) -> dict[str
     }
 
 
+def _origin(log: _Log, touched: Touched) -> Origin:
+    # Another worker may have noted it meanwhile: then this is what changed since.
+    return Origin.SEED if touched.seeding and log.previous is None else Origin.CHANGE
+
+
 def _package(session: Any, dataset_id: str, touched: Touched) -> Any:
     return session.get(model.Package, dataset_id, populate_existing=touched.stale)
 
@@ -172,8 +177,11 @@ def _json(value: Any) -> str | None:
 
 def _is_stale(log: _Log, touched: Touched, package: Any) -> bool:
     """Tell whether another transaction wrote this dataset while ours had it in memory."""
-    if log.previous is None or package is None:
+    if package is None or touched.created:
         return False
+    if log.previous is None or log.previous.labels is None:
+        # The log has no time of what happens to a dataset that nobody sees.
+        return bool(package.state == model.State.ACTIVE)
     before = touched.before or _columns(package) or {}
     loaded, logged = before.get("metadata_modified"), log.previous.metadata_modified
     # CKAN moves the time forward with each edit: ours started from an older one.

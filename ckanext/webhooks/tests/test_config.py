@@ -94,6 +94,12 @@ def test_a_nonsense_minimum_auth_is_reported(value, caplog, ckan_config, monkeyp
     assert "none, editor, admin, sysadmin" in message
 
 
+@pytest.mark.ckan_config("ckanext.webhooks.entity", "some")
+def test_a_nonsense_entity_is_reported(caplog):
+    (message,) = reported(caplog)
+    assert "ckanext.webhooks.entity = some is none of full, stub" in message
+
+
 @pytest.mark.ckan_config(
     "ckanext.webhooks.allowed_networks", ["10.20.0.0/16", "intranet", "10.0.0.0/99", "fd00::/8"]
 )

@@ -259,6 +259,20 @@ class TestWhatMayStillBeSent:
         assert deliveries() == [("cancelled", 1, "the owner is not an active user any more")]
 
 
+@pytest.mark.parametrize("value", ["stub", "nonsense"])
+def test_a_portal_may_have_stubs_sent_alone(receiver, monkeypatch, value):
+    monkeypatch.setitem(tk.config, "ckanext.webhooks.entity", value)
+    subscribe(receiver)
+    dataset = factories.Dataset(title="Not told", resources=[{"url": "http://not.told/"}])
+    call_action("package_delete", sysadmin(), id=dataset["id"])
+    tasks.work_once()
+    assert len(receiver.requests) == 4
+    for request in receiver.requests:
+        entity = request.json["entity"]
+        assert entity.keys() in ({"id", "name", "type"}, {"id", "package_id"})
+        assert b"ot told" not in request.body and b"not.told" not in request.body
+
+
 def test_an_address_that_is_not_allowed_any_more_is_not_called(receiver, monkeypatch):
     subscribe(receiver, topic="dataset/create")
     factories.Dataset()
