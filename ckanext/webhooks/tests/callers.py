@@ -49,6 +49,14 @@ def leave(organization: dict[str, Any], user: dict[str, Any]) -> None:
     owners.forget()
 
 
+def execute(statement: str, **values: Any) -> list[Any] | None:
+    """Run SQL and commit; gives the rows, of what returns any."""
+    result = model.Session.execute(sa.text(statement), values)
+    found = list(result.all()) if result.returns_rows else None
+    model.Session.commit()
+    return found
+
+
 def stored(table: str = "webhooks") -> list[Any]:
     """Give the rows of a table, as another connection would see them."""
     model.Session.commit()

@@ -5,22 +5,15 @@ from __future__ import annotations
 import secrets
 
 import pytest
-import sqlalchemy as sa
-from ckan import model
 from ckan.tests import factories
 from ckan.tests.helpers import call_action, changed_config
 
 from .. import owners, sweep
-from .callers import call, create, stored
+from .callers import call, create, execute, stored
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 
 OPTION = "ckanext.webhooks.minimum_auth"
-
-
-def execute(statement: str, **values) -> None:
-    model.Session.execute(sa.text(statement), values)
-    model.Session.commit()
 
 
 def event(id_: str, dataset: str = "d1", version: int | None = 1, age: int = 0, **columns) -> None:

@@ -14,7 +14,7 @@ from ckan.tests.helpers import call_action
 from ... import capture, owners, queue, tasks
 from ...capture import Found, record
 from ...dispatch import dispatch
-from ..callers import create
+from ..callers import create, execute
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 
@@ -22,13 +22,6 @@ pytestmark = pytest.mark.usefixtures("webhooks_db")
 @pytest.fixture
 def hook():
     return create(factories.User())
-
-
-def execute(statement: str, **values):
-    result = model.Session.execute(sa.text(statement), values)
-    found = result.all() if result.returns_rows else None
-    model.Session.commit()
-    return found
 
 
 def forget_log() -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import pytest
-import sqlalchemy as sa
 from ckan import model
 from ckan.tests import factories
 from ckan.tests.helpers import call_action
 
 from ... import owners, sweep, tasks
 from ...dispatch import move_on, notice_rights, rights
-from ..callers import join, leave
+from ..callers import execute, join, leave
 from ..receiver import Receiver
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
@@ -58,13 +57,6 @@ def told(receiver) -> list[dict]:
 
 def topics(bodies) -> list[str]:
     return [body["topic"] for body in bodies]
-
-
-def execute(statement: str, **values):
-    result = model.Session.execute(sa.text(statement), values)
-    found = result.all() if result.returns_rows else None
-    model.Session.commit()
-    return found
 
 
 def make_due() -> None:
