@@ -86,6 +86,7 @@ class Totals:
     oddities: Counter[str] = field(default_factory=Counter)
     differences: int = 0
     leaks: int = 0
+    wrongs: list[str] = field(default_factory=list)
 
     def lines(self) -> Iterator[str]:
         yield f"sequences: {self.sequences}"
@@ -151,6 +152,7 @@ class Portal:
         self.failing: str | None = None
         self._markers = 0
         self._readers = {name: _Reader() for name in USERS}
+        self._done: list[str] = []
         # Under which labels the content of each dataset may be published.
         self._publishable: dict[str, frozenset[str] | None] = {}
         self._rights: Any = None
@@ -233,12 +235,14 @@ class Portal:
 
         :param more: of the context
         """
+        self._done.append(f"{by}: {action} {data}")
         return call_action(action, {"user": by, "ignore_auth": False, **(more or {})}, **data)
 
     @contextmanager
     def request(self, name: str) -> Iterator[None]:
         """Do something as one request does, and see what it means for everybody."""
         self.totals.operations[name] += 1
+        self._done.append(name)
         model.Session.remove()
         try:
             yield
@@ -345,8 +349,14 @@ class Portal:
         leaks = [leak for request in self.receiver.requests for leak in self._look_at(request)]
         self.totals.leaks += len(leaks)
         if leaks:
-            raise Leaked("\n".join(leaks))
+            raise self._wrong(Leaked, leaks)
         return len(self.receiver.requests)
+
+    def _wrong(self, kind: type[Wrong], lines: list[str]) -> Wrong:
+        """Keep it: Hypothesis ignores what is found where it breaks a sequence off."""
+        text = "\n".join([*lines, "after:", *self._done])
+        self.totals.wrongs.append(text)
+        return kind(text)
 
     def _answer(self, request: Received) -> Answer:
         return (503, {}, b"") if self._fails(Message.of(request)) else accept(request)
@@ -391,7 +401,7 @@ class Portal:
         found = list(self._differences())
         self.totals.differences += len(found)
         if found:
-            raise Different("\n".join(found))
+            raise self._wrong(Different, found)
 
     def _differences(self) -> Iterator[str]:
         readable = {user: self.readable(user) for user in USERS}

@@ -482,6 +482,7 @@ def test_every_mirror_is_what_its_user_may_see(receiver: Receiver, say: Callable
     totals = Totals()
     try:
         run(receiver, totals, examples, number, shrinks="MIRROR_QUICK" not in os.environ)
+        assert not totals.wrongs, totals.wrongs[0]
     finally:
         for line in (f"seed: {number}", *totals.lines()):
             say(line)

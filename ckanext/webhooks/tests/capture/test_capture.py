@@ -467,3 +467,17 @@ def test_an_edit_from_an_older_state_is_captured_from_the_newest():
     model.Session.commit()
     told = json.loads(log_rows()[-1].content)
     assert (told["title"], told["notes"]) == ("by the other", "by this one")
+
+
+def test_a_draft_that_is_published_from_an_older_state_is_captured_from_the_newest():
+    """The log has no row of what the other did, as nobody could see it."""
+    dataset = factories.Dataset(title="a", state="draft")
+    stale = model.Package.get(dataset["id"])
+    assert stale.title == "a"
+    other = model.meta.create_local_session()
+    other.get(model.Package, dataset["id"]).title = "by the other"
+    other.commit()
+    other.close()
+    stale.state = "active"
+    model.Session.commit()
+    assert json.loads(log_rows()[-1].content)["title"] == "by the other"
