@@ -14,9 +14,11 @@ postgresql_bin() {
     fi
 }
 
-# The names of the packages that are missing for CKAN and the services to start.
+# The names of the packages that are missing for CKAN and the services to start,
+# and with the argument "browser" those of one.
 missing_packages() {
     local python
+    [[ ${1:-} != browser ]] || missing_browser
     if python=$(find_python); then
         "$python" -c 'import ensurepip, venv' 2>/dev/null || say python3-venv
         # CKAN's psycopg2 comes as source only: a compiler and two sets of headers.
@@ -38,13 +40,22 @@ sys.exit(not os.path.exists(os.path.join(s.get_path("include"), "Python.h")))' |
     fi
 }
 
+# Ubuntu has Chromium as a snap alone; there the tests that want it are skipped,
+# unless somebody has put it on the PATH.
+missing_browser() {
+    grep -qx 'ID=debian' /etc/os-release 2>/dev/null || return 0
+    command -v chromium >/dev/null || say chromium
+    command -v chromedriver >/dev/null || say chromium-driver
+}
+
 as_root() {
     if [[ $EUID -eq 0 ]]; then "$@"; else sudo -n "$@"; fi
 }
 
+# packages [browser]: installs what is missing.
 packages() {
     local missing
-    mapfile -t missing < <(missing_packages)
+    mapfile -t missing < <(missing_packages "$@")
     [[ ${#missing[@]} -gt 0 ]] || return 0
     local by_hand="sudo apt-get update && sudo apt-get install -y --no-install-recommends ${missing[*]}"
     command -v apt-get >/dev/null ||
@@ -58,7 +69,7 @@ packages() {
     mkdir -p "$DEV/log"
     install_packages "${missing[@]}" >"$DEV/log/packages.log" 2>&1 ||
         die_with_log "apt could not install the packages." "$DEV/log/packages.log" "Try by hand:" "$by_hand"
-    mapfile -t missing < <(missing_packages)
+    mapfile -t missing < <(missing_packages "$@")
     [[ ${#missing[@]} -eq 0 ]] ||
         die "still missing after apt installed them: ${missing[*]}" \
             "CKAN $CKAN wants $(python_wanted); this system may have none in its packages."

@@ -1,6 +1,6 @@
 """The tiers of the tests, and fixtures of the database tier.
 
-The acceptance tier's fixtures are in test_path.py.
+The fixtures of the acceptance tier are in its own files.
 """
 
 from __future__ import annotations
@@ -64,6 +64,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def _tier(item: Any) -> str:
-    if item.path.name == "test_path.py":
+    if item.path.name in ("test_path.py", "test_web_form.py"):
         return "acceptance"
     return "database" if "webhooks_db" in item.fixturenames else "pure"

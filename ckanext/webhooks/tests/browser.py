@@ -1,0 +1,176 @@
+"""A browser that fills in CKAN's forms: Chromium, driven by chromedriver.
+
+WebDriver is JSON over HTTP, and the few commands needed here need no library,
+whose own requirements would pull at the versions that CKAN pins.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import requests
+
+from .site import Process, free_port
+
+# What runs as root, shows nothing and asks nobody on the network.
+ARGUMENTS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1200,2000",
+)
+# How WebDriver names a reference to an element, by its specification.
+_ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
+_PATIENCE = 20.0
+
+T = TypeVar("T")
+
+
+def missing() -> str | None:
+    """Say which program is missing, if one is."""
+    for name in ("chromium", "chromedriver"):
+        if shutil.which(name) is None:
+            return name
+    return None
+
+
+class Browser:
+    """``with Browser(folder) as browser:`` is a browser that knows nobody yet.
+
+    :param folder: for its profile and its log
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "browser"
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self._http = requests.Session()
+        self._http.trust_env = False
+
+    def __enter__(self) -> Browser:
+        self.folder.mkdir(parents=True)
+        port = self.url.rsplit(":", 1)[1]
+        self._driver = Process(
+            "chromedriver", ["chromedriver", f"--port={port}"], self.folder, os.environ
+        )
+        try:
+            _await(self._is_ready, "chromedriver is not ready")
+            self._session = self._begin()
+        except BaseException:
+            self._driver.kill()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._driver.kill()
+        self._http.close()
+
+    def _is_ready(self) -> bool:
+        try:
+            return bool(self._http.get(f"{self.url}/status", timeout=5).json()["value"]["ready"])
+        except requests.ConnectionError:
+            return False
+
+    def _begin(self) -> str:
+        arguments = [*ARGUMENTS, f"--user-data-dir={self.folder / 'profile'}"]
+        options = {"goog:chromeOptions": {"args": arguments}}
+        answer = self._send("POST", "/session", capabilities={"alwaysMatch": options})
+        return f"/session/{answer['sessionId']}"
+
+    def _send(self, method: str, path: str, **data: Any) -> Any:
+        sent = data if method == "POST" else None
+        answer = self._http.request(method, self.url + path, json=sent, timeout=60)
+        value = answer.json()["value"]
+        if answer.status_code != 200:
+            raise RuntimeError(f"{path}: {value['error']}: {value['message']}")
+        return value
+
+    def open(self, url: str) -> None:
+        self._send("POST", f"{self._session}/url", url=url)
+
+    @property
+    def location(self) -> str:
+        return str(self._send("GET", f"{self._session}/url"))
+
+    @property
+    def text(self) -> str:
+        """What the page says."""
+        return str(self._run("return document.body.innerText"))
+
+    def type(self, selector: str, text: str) -> None:
+        """Type into a field, in place of what it holds."""
+        element = self._find(selector)
+        self._send("POST", f"{element}/clear")
+        self._send("POST", f"{element}/value", text=text)
+
+    def choose(self, selector: str, value: str) -> None:
+        """Choose an option, also where a script hides the list behind one of its own."""
+        self._find(selector)
+        self._run(
+            "const list = document.querySelector(arguments[0]); list.value = arguments[1];"
+            "list.dispatchEvent(new Event('change', {bubbles: true}))",
+            selector,
+            value,
+        )
+
+    def click(self, selector: str) -> None:
+        """Click as soon as that can be done."""
+        _await(lambda: self._clicked(selector), f"{selector} cannot be clicked")
+
+    def submit(self, selector: str) -> None:
+        """Click what leaves the page, and wait for the next one."""
+        self._run("window.isOld = true")
+        self.click(selector)
+        _await(self._is_new, f"no page came after {selector}")
+
+    def has(self, selector: str) -> bool:
+        return bool(self._run("return !!document.querySelector(arguments[0])", selector))
+
+    def _is_new(self) -> bool:
+        try:
+            return bool(self._run("return !window.isOld && document.readyState == 'complete'"))
+        except RuntimeError:  # between two pages
+            return False
+
+    def _clicked(self, selector: str) -> bool:
+        try:
+            self._send("POST", f"{self._find(selector)}/click")
+        except RuntimeError:  # it moves, or something is in front of it
+            return False
+        return True
+
+    def _find(self, selector: str) -> str:
+        """Give the path of an element, which may still be to come."""
+        _await(lambda: self.has(selector), f"{selector} is not on {self.location}")
+        found = self._send("POST", f"{self._session}/element", using="css selector", value=selector)
+        return f"{self._session}/element/{found[_ELEMENT]}"
+
+    def _run(self, script: str, *arguments: Any) -> Any:
+        return self._send(
+            "POST", f"{self._session}/execute/sync", script=script, args=list(arguments)
+        )
+
+
+def _await(found: Callable[[], T], complaint: str) -> T:
+    deadline = time.monotonic() + _PATIENCE
+    while not (value := found()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(complaint)
+        time.sleep(0.05)
+    return value
