@@ -42,7 +42,8 @@ def say(record_property: Callable[[str, object], None]) -> Callable[[str], None]
 def pytest_collection_modifyitems(items: list[Any]) -> None:
     """Mark each test with its tier, so that ``-m pure`` is what needs nothing."""
     for item in items:
-        item.add_marker(_tier(item))
+        if not any(item.get_closest_marker(tier) for tier in TIERS):
+            item.add_marker(_tier(item))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -30,7 +30,7 @@ from .. import difference, owners, tasks
 from .receiver import Received, Receiver
 
 pytestmark = [
-    pytest.mark.usefixtures("webhooks_db"),
+    pytest.mark.database,
     # A type of CKAN 2.10 itself, in the statement of the DataStore.
     pytest.mark.filterwarnings("ignore:TypeDecorator JsonDictType"),
 ]
@@ -609,8 +609,10 @@ _outcomes: dict[str, Outcome] = {}
 
 
 @pytest.fixture
-def outcome(row: Row, monkeypatch) -> Outcome:
+def outcome(row: Row, monkeypatch, request) -> Outcome:
     if row.name not in _outcomes:
+        # Only now: to empty CKAN's database takes longer than to look at an outcome.
+        request.getfixturevalue("webhooks_db")
         with Receiver() as receiver, loaded(row.plugin):
             monkeypatch.setitem(tk.config, "ckan.auth.allow_dataset_collaborators", True)
             _outcomes[row.name] = happen(row, receiver)
@@ -743,6 +745,7 @@ def check_resource(body: dict, carries: str, dataset: dict) -> None:
         assert kept(entity) == {**kept(resource), "package_id": dataset["id"]}
 
 
+@pytest.mark.usefixtures("webhooks_db")
 @pytest.mark.skipif(tk.check_ckan_version(min_version="2.12"), reason="CKAN refuses it there")
 def test_a_private_dataset_whose_organization_goes_is_taken_back_from_its_members():
     """Their rights go in the same transaction: they are told once, and what was is not shown."""
@@ -755,6 +758,7 @@ def test_a_private_dataset_whose_organization_goes_is_taken_back_from_its_member
     assert not any(SECRET in request.body.decode() for request in outcome.requests["M"])
 
 
+@pytest.mark.usefixtures("webhooks_db")
 def test_what_is_hidden_before_it_was_sent_is_taken_back_alone():
     def act(world: World) -> None:
         world.patch(title=SECRET)
