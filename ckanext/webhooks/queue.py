@@ -29,6 +29,9 @@ _QUIET_FOR = 30.0
 # A nudge that nobody took by then has been overtaken by the sweep.
 _EXPIRES_AFTER = 60
 
+# Ids in one message: 40 kB, and a minute of a worker's time at most.
+_MOST_IN_A_MESSAGE = 1000
+
 app = Celery("ckanext.webhooks", set_as_current=False)
 _quiet_until = 0.0
 
@@ -77,7 +80,9 @@ def nudge() -> None:
 
 def report_missed(dataset_ids: Sequence[str]) -> None:
     """Ask a worker to capture again what could not be captured; likewise."""
-    _send(RECONCILE, "the worker finds what was missed within the hour", list(dataset_ids))
+    for first in range(0, len(dataset_ids), _MOST_IN_A_MESSAGE):
+        some = list(dataset_ids[first : first + _MOST_IN_A_MESSAGE])
+        _send(RECONCILE, "the worker finds what was missed within the hour", some)
 
 
 def _send(task: str, otherwise: str, *args: Any) -> None:

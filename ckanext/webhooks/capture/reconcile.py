@@ -56,9 +56,12 @@ def reconcile_datasets(dataset_ids: Sequence[str]) -> list[str]:
     :returns: those that could not be captured this time either
     """
     rows = model.Session.execute(_NAMED, {"ids": list(dataset_ids)}).all()
-    gone = set(dataset_ids) - {row.id for row in rows}
-    suspects = [*_suspects(rows), *((id_, Touched()) for id_ in sorted(gone))]
-    return [id_ for id_, touched in suspects if _capture(id_, touched) is Found.FAILED]
+    created = {row.id for row in rows if row.is_new and not row.is_known}
+    return [
+        id_
+        for id_ in sorted(dataset_ids)
+        if _capture(id_, Touched(created=id_ in created)) is Found.FAILED
+    ]
 
 
 def snapshot() -> Iterator[Found]:

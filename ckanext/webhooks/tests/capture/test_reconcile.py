@@ -12,7 +12,7 @@ from ckan.tests import factories
 from ckan.tests.helpers import call_action
 
 from ... import capture, owners, queue, tasks
-from ...capture import Found, record
+from ...capture import Found, listeners, record
 from ...dispatch import dispatch
 from ..callers import create, execute
 
@@ -156,6 +156,27 @@ def test_what_a_bug_kept_from_being_captured_is_reported_and_told_later(hook, br
     assert capture.reconcile_datasets([dataset["id"]]) == []
     # It was made since the log began: not a seed, but a create that was missed.
     assert told() == ["dataset/create"]
+
+
+def test_a_change_that_moved_neither_time_nor_labels_is_found_when_it_is_named(hook):
+    dataset = factories.Dataset()
+    told()
+    by_hand("UPDATE package SET title = 'By hand' WHERE id = :id", id=dataset["id"])
+    assert capture.reconcile_datasets([dataset["id"]]) == []
+    assert told() == ["dataset/update"]
+
+
+def test_what_one_statement_does_to_very_many_is_left_to_a_worker(hook, reported, monkeypatch):
+    monkeypatch.setattr(listeners, "MOST_BUILT_HERE", 2)
+    ids = [factories.Dataset()["id"] for _ in range(5)]
+    told()
+    reported.clear()
+    model.Session.query(model.Package).update({"title": "New"}, synchronize_session=False)
+    model.Session.commit()
+    assert told() == ["dataset/update"] * 2
+    assert len(reported) == 3 and set(reported) < set(ids)
+    assert capture.reconcile_datasets(reported) == []
+    assert told() == ["dataset/update"] * 3
 
 
 def test_a_worker_tries_again_what_could_not_be_captured(broken, reported):
