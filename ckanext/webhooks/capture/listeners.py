@@ -107,7 +107,7 @@ def after_commit(session: Any) -> None:
 
 def after_soft_rollback(session: Any, previous_transaction: Any) -> None:
     if previous_transaction.nested:
-        touched.forget_built(session)
+        touched.distrust_memory(session)
     else:
         touched.forget(session)
 

@@ -131,7 +131,9 @@ def _begin(connection: Connection, dataset_id: str) -> _Log:
 
 def _row(session: Any, dataset_id: str, touched: Touched, log: _Log) -> dict[str, Any] | None:
     """Give the columns of the dataset's row, None where there is nothing to tell."""
-    package = _package(session, dataset_id, touched) if log.is_there else None
+    if touched.stale:
+        session.expire_all()
+    package = session.get(model.Package, dataset_id) if log.is_there else None
     if _is_excluded(package, touched):
         return None
     if _is_stale(log, touched, package):
@@ -165,10 +167,6 @@ def _row(session: Any, dataset_id: str, touched: Touched, log: _Log) -> dict[str
 def _origin(log: _Log, touched: Touched) -> Origin:
     # Another worker may have noted it meanwhile: then this is what changed since.
     return Origin.SEED if touched.seeding and log.previous is None else Origin.CHANGE
-
-
-def _package(session: Any, dataset_id: str, touched: Touched) -> Any:
-    return session.get(model.Package, dataset_id, populate_existing=touched.stale)
 
 
 def _json(value: Any) -> str | None:

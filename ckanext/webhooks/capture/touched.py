@@ -30,8 +30,8 @@ class Touched:
     :ivar resources: resource id → created, updated or deleted, likewise
     :ivar built: the dict that CKAN built for Solr after the last flush, as
         JSON; None where it built none
-    :ivar stale: a statement changed it in the database alone, so that what
-        the session has in memory may not be what is there
+    :ivar stale: what the session has in memory may not be what is there: a
+        statement changed it in the database alone, or a savepoint went
     """
 
     created: bool = False
@@ -87,10 +87,14 @@ def forget(session: Any) -> Transaction | None:
     return found
 
 
-def forget_built(session: Any) -> None:
-    """Distrust the dicts that CKAN built: what they show was rolled back."""
+def distrust_memory(session: Any) -> None:
+    """Have all that was touched read again: a part of the transaction was rolled back.
+
+    What the session then has in memory may be of that part: it forgets what a
+    savepoint changed, but not what one within that savepoint did.
+    """
     for touched in current(session).datasets.values():
-        touched.built = None
+        touched.distrust_memory()
 
 
 def note_flush(session: Any) -> None:

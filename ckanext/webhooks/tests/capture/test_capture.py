@@ -481,3 +481,32 @@ def test_a_draft_that_is_published_from_an_older_state_is_captured_from_the_newe
     stale.state = "active"
     model.Session.commit()
     assert json.loads(log_rows()[-1].content)["title"] == "by the other"
+
+
+def test_what_a_savepoint_within_a_savepoint_did_is_not_told_when_both_are_gone():
+    context = {**as_sysadmin(), "defer_commit": True, "return_id_only": True}
+    dataset = factories.Dataset(
+        title="a",
+        notes="a",
+        resources=[{"url": "http://example.com/a"}],
+        owner_org=factories.Organization()["id"],
+    )
+    package = model.Session.get(model.Package, dataset["id"])
+    package.notes, package.private = "b", True
+    model.Session.flush()
+    outer = model.Session.begin_nested()
+    call_action(
+        "package_patch",
+        # CKAN 2.12 opens a savepoint of its own, and writes back what its index shows.
+        context,
+        id=dataset["id"],
+        resources=[{"url": "http://example.com/b"}],
+    )
+    outer.rollback()
+    package.title = "c"
+    model.Session.commit()
+    row = log_rows()[-1]
+    told = json.loads(row.content)
+    assert (told["title"], told["notes"], told["private"]) == ("c", "b", True)
+    assert [r["url"] for r in told["resources"]] == ["http://example.com/a"]
+    assert "public" not in row.labels
