@@ -40,6 +40,13 @@ def accept(request: Received) -> Answer:
     return 200, {}, b"thanks"
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    # As many as a worker has under way at once; of more than the usual 5, Linux
+    # resets some when this machine is busy.
+    request_queue_size = 128
+
+
 class Receiver:
     """``with Receiver() as receiver:`` listens on a free port of 127.0.0.1.
 
@@ -74,8 +81,7 @@ class Receiver:
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 
