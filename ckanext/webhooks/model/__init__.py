@@ -5,10 +5,11 @@ from .base import missing_tables, transaction
 from .delivery import Delivery, Status
 from .event import Event, Origin, State
 from .served import Served
-from .webhook import Format, Webhook, WebhookState
+from .webhook import Circuit, Format, Webhook, WebhookState
 
 __all__ = [
     "Attempt",
+    "Circuit",
     "Delivery",
     "Event",
     "Format",

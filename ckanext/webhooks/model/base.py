@@ -41,10 +41,13 @@ def is_missing_table(error: BaseException) -> bool:
 
 
 def missing_tables() -> bool:
-    """Tell whether the migration of this extension is still to be run."""
+    """Tell whether a migration of this extension is still to be run."""
     with transaction() as connection:
+        # A column of the newest migration.
         found = connection.execute(
-            sa.text("SELECT to_regclass('webhooks_served'), to_regclass('webhooks')")
-        ).one()
-    # SQLAlchemy 1.4's rows look for keys, not for values.
-    return None in tuple(found)
+            sa.text(
+                "SELECT FROM pg_attribute WHERE attrelid = to_regclass('webhooks')"
+                " AND attname = 'circuit' AND NOT attisdropped"
+            )
+        )
+        return found.first() is None

@@ -4,6 +4,12 @@ There are no foreign keys: a check per row would double the cost of telling
 one event to 100,000 webhooks, and the deliveries of a deleted webhook stay
 on record until they are old. For the same reason there are few indexes;
 that an event reaches a webhook as one delivery, dispatch sees to.
+
+A delivery is due at its time, or it is held back (``due_at`` is NULL) until
+its webhook takes more: while the circuit is open, above its pace, or behind
+others of its own. What is held back stands in nobody's way. It is written
+under dispatch's lock or the lock of the webhook's row, and under both a
+webhook that holds nothing back any more is made to say so (``next_at``).
 """
 
 from __future__ import annotations
@@ -31,11 +37,13 @@ class Delivery(Base):
     :ivar sequence: of the event
     :ivar address, format: of the webhook when it was told: the body says
         the same on every retry
-    :ivar due_at: when to try next. A claim pushes it forward by the lease,
-        so that a worker that dies leaves a row that comes due again; its
-        value is what the claimer knows the lease by
+    :ivar due_at: when to try next, NULL while it is held back. A claim
+        pushes it forward by the lease, so that a worker that dies leaves a
+        row that comes due again; its value is what the claimer knows the
+        lease by
     :ivar tries: how many attempts ended
     :ivar reason: of the last failure, or of the cancellation
+    :ivar coalesced: how many older ones it stands for, NULL for none
     """
 
     __tablename__ = "webhooks_delivery"
@@ -50,13 +58,12 @@ class Delivery(Base):
     status = sa.Column(sa.Text, nullable=False, server_default=Status.PENDING.value)
     reason = sa.Column(sa.Text)
     tries = sa.Column(sa.Integer, nullable=False, server_default="0")
-    due_at = sa.Column(
-        sa.DateTime(timezone=True), nullable=False, server_default=sa.func.clock_timestamp()
-    )
+    due_at = sa.Column(sa.DateTime(timezone=True), server_default=sa.func.clock_timestamp())
     created_at = sa.Column(
         sa.DateTime(timezone=True), nullable=False, server_default=sa.func.clock_timestamp()
     )
     ended_at = sa.Column(sa.DateTime(timezone=True))
+    coalesced = sa.Column(sa.Integer)
 
     __table_args__ = (
         # Those of an event.
@@ -66,7 +73,14 @@ class Delivery(Base):
             "webhooks_delivery_due_idx",
             "due_at",
             "id",
-            postgresql_where=sa.text("status = 'pending'"),
+            postgresql_where=sa.text("status = 'pending' AND due_at IS NOT NULL"),
+        ),
+        # What is held back of one webhook, oldest first.
+        sa.Index(
+            "webhooks_delivery_held_idx",
+            "webhook_id",
+            "id",
+            postgresql_where=sa.text("status = 'pending' AND due_at IS NULL"),
         ),
         # What became of one webhook's deliveries, newest first. Not of all of them:
         # each claim would have to write it again.

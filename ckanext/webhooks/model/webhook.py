@@ -23,7 +23,19 @@ class WebhookState(str, enum.Enum):
 
     ACTIVE = "active"  # it is
     PAUSED = "paused"  # its owner no longer meets minimum_auth; comes back by itself
-    DISABLED = "disabled"  # by a person, or because the endpoint said 410
+    DISABLED = "disabled"  # by a person, or because the endpoint is gone or failed for days
+    UNVERIFIED = "unverified"  # nothing yet: its endpoint has still to answer the challenge
+
+
+class Circuit(str, enum.Enum):
+    """Whether an endpoint is trusted with what waits for it.
+
+    In the table, so that all workers agree.
+    """
+
+    CLOSED = "closed"  # it is
+    OPEN = "open"  # it failed again and again: all waits for ``next_at``
+    HALF_OPEN = "half-open"  # one delivery is on its way, as a probe
 
 
 class Format(str, enum.Enum):
@@ -48,6 +60,19 @@ class Webhook(Base):
     :ivar previous_secret: the one before the last rotation, encrypted; it
         signs too until ``previous_secret_until``
     :ivar failing_since: the first failure after the last success
+    :ivar host: of the address
+    :ivar circuit: a :class:`Circuit`
+    :ivar failures: attempts that failed since the last success, while the
+        circuit was closed; then one more with each failed probe
+    :ivar next_at: not NULL while deliveries are held back for this webhook:
+        the time from which some of them may go. See ``model.delivery``
+    :ivar max_rate: deliveries a minute, NULL for any number
+    :ivar newest_only: whether of what waits only the newest state of each
+        entity is told
+    :ivar mailed: what its owner was last told by mail of the present
+        incident; NULL where there is none
+    :ivar missed_since: when it stopped being told, until that was replayed
+    :ivar challenge: what an endpoint must answer before anything is told
     """
 
     __tablename__ = "webhooks"
@@ -76,11 +101,30 @@ class Webhook(Base):
     failing_since = sa.Column(sa.DateTime(timezone=True))
     last_success_at = sa.Column(sa.DateTime(timezone=True))
     last_failure_at = sa.Column(sa.DateTime(timezone=True))
+    host = sa.Column(
+        sa.Text,
+        sa.Computed(
+            r"lower(substring(address from '://(\[[^]]*\]|[^/:?#]*)'))",
+            persisted=True,
+        ),
+    )
+    circuit = sa.Column(sa.Text, nullable=False, server_default=Circuit.CLOSED.value)
+    failures = sa.Column(sa.Integer, nullable=False, server_default="0")
+    next_at = sa.Column(sa.DateTime(timezone=True))
+    max_rate = sa.Column(sa.Integer)
+    newest_only = sa.Column(sa.Boolean, nullable=False, server_default=sa.false())
+    mailed = sa.Column(sa.Text)
+    missed_since = sa.Column(sa.DateTime(timezone=True))
+    challenge = sa.Column(sa.Text)
 
     __table_args__ = (
         # webhook_list: one owner's webhooks; dispatch: the owners, and their rows.
         sa.Index("webhooks_user_id_idx", "user_id", "created_at"),
         sa.Index("webhooks_active_idx", "user_id", postgresql_where=sa.text("state = 'active'")),
+        # How many call one host.
+        sa.Index("webhooks_host_idx", "host"),
+        # Those with deliveries held back.
+        sa.Index("webhooks_next_idx", "next_at", postgresql_where=sa.text("next_at IS NOT NULL")),
     )
 
     @classmethod
