@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import math
+from typing import Any
 
 import ckan.plugins.toolkit as tk
 
@@ -16,6 +18,8 @@ log = logging.getLogger(__name__)
 
 ENTITY = ("full", "stub")
 MINIMUM_AUTH = ("none", "editor", "admin", "sysadmin")
+# Days, where what is configured is none.
+_DISABLE_AFTER = 5.0
 
 
 def minimum_auth() -> str:
@@ -68,6 +72,12 @@ def max_in_flight_per_webhook() -> int:
     return int(tk.config["ckanext.webhooks.max_in_flight_per_webhook"])
 
 
+def disable_after() -> float:
+    """Give the seconds for which an endpoint may fail before its webhook is disabled."""
+    days = _positive(tk.config["ckanext.webhooks.disable_after"])
+    return (days or _DISABLE_AFTER) * 86400
+
+
 def retention_days() -> int:
     return int(tk.config["ckanext.webhooks.retention_days"])
 
@@ -109,6 +119,13 @@ def report_mistakes() -> None:
                 " write it as in 10.20.0.0/16",
                 text,
             )
+    if _positive(tk.config["ckanext.webhooks.disable_after"]) is None:
+        log.error(
+            "ckanext.webhooks.disable_after = %s is no number of days above 0: until it is, it"
+            " counts as %g",
+            tk.config["ckanext.webhooks.disable_after"],
+            _DISABLE_AFTER,
+        )
     try:
         encryption.encrypt("", secret_keys())
     except ValueError:
@@ -117,6 +134,15 @@ def report_mistakes() -> None:
             "ckanext.webhooks.secret_keys: each must be 32 bytes in urlsafe base64; until it is,"
             " webhooks can neither be created nor called"
         )
+
+
+def _positive(text: Any) -> float | None:
+    """Read a number above 0; None where it is something else."""
+    try:
+        number = float(text)
+    except (TypeError, ValueError):
+        return None
+    return number if 0 < number < math.inf else None
 
 
 def _is_network(text: str) -> bool:

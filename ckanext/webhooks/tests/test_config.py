@@ -39,6 +39,7 @@ def test_the_defaults():
     assert config.retry_schedule() == [0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400]
     assert config.max_in_flight() == 64
     assert config.max_in_flight_per_webhook() == 8
+    assert config.disable_after() == 5 * 86400
     assert config.retention_days() == 30
     assert config.broker_url().startswith("redis://"), "CKAN's own"
     assert config.site_url() == "http://webhooks.test"
@@ -115,3 +116,18 @@ def test_a_key_that_is_none_is_reported_and_not_repeated(caplog):
     (message,) = reported(caplog)
     assert "ckanext.webhooks.secret_keys" in message
     assert "geheim" not in message
+
+
+@pytest.mark.ckan_config("ckanext.webhooks.disable_after", "0.5")
+def test_part_of_a_day_is_enough():
+    assert config.disable_after() == 43200
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "soon", "inf", "nan"])
+def test_a_time_that_is_none_is_reported_and_counts_as_the_default(
+    value, caplog, ckan_config, monkeypatch
+):
+    monkeypatch.setitem(ckan_config, "ckanext.webhooks.disable_after", value)
+    (message,) = reported(caplog)
+    assert f"ckanext.webhooks.disable_after = {value} is no number of days" in message
+    assert config.disable_after() == 5 * 86400
