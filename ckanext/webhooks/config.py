@@ -65,6 +65,7 @@ def retry_schedule() -> list[float]:
 
 
 def max_in_flight() -> int:
+    """Give the requests that one worker has under way, 0 for what its engine is made for."""
     return int(tk.config["ckanext.webhooks.max_in_flight"])
 
 
@@ -72,10 +73,53 @@ def max_in_flight_per_webhook() -> int:
     return int(tk.config["ckanext.webhooks.max_in_flight_per_webhook"])
 
 
+def max_in_flight_per_host() -> int:
+    """Give how many of them may go to one host, 0 for a quarter of all."""
+    return int(tk.config["ckanext.webhooks.max_in_flight_per_host"])
+
+
+def max_in_flight_per_owner() -> int:
+    """Give how many of them may be of one user's webhooks, 0 for a quarter of all."""
+    return int(tk.config["ckanext.webhooks.max_in_flight_per_owner"])
+
+
+def proxy() -> str | None:
+    """Give the proxy that requests go through, None for none."""
+    return None
+
+
+def ca_bundle() -> str | None:
+    """Give the file of certificates that are trusted, None for the usual ones."""
+    return None
+
+
 def disable_after() -> float:
     """Give the seconds for which an endpoint may fail before its webhook is disabled."""
     days = _positive(tk.config["ckanext.webhooks.disable_after"])
     return (days or _DISABLE_AFTER) * 86400
+
+
+def verify() -> bool:
+    """Tell whether endpoints must show that they want to be called."""
+    return bool(tk.config["ckanext.webhooks.verify"])
+
+
+def max_per_user() -> int:
+    return int(tk.config["ckanext.webhooks.max_per_user"])
+
+
+def max_per_host() -> int:
+    return int(tk.config["ckanext.webhooks.max_per_host"])
+
+
+def loop_bound() -> int:
+    """Give how many changes of one dataset in an hour are told at once."""
+    return int(tk.config["ckanext.webhooks.loop_bound"])
+
+
+def loop_pause() -> float:
+    """Give the seconds between changes of a dataset above that."""
+    return float(tk.config["ckanext.webhooks.loop_pause"])
 
 
 def retention_days() -> int:

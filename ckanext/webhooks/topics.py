@@ -22,6 +22,8 @@ TOPICS: dict[str, str] = {
 }
 
 EVERYTHING = "*"
+# Not to be subscribed to: it is sent when a person asks for it.
+PING = "ping"
 PATTERNS = (EVERYTHING, *(f"{entity}/*" for entity in ENTITIES))
 
 

@@ -26,7 +26,7 @@ class Request:
     headers: dict[str, str]
     body: bytes
     timeout: float
-    allowed_networks: tuple[str, ...]
+    allowed_networks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,10 @@ class Outcome:
     answer: bytes = b""
     dialled: str | None = None
     duration: float = 0.0
+    resolve: float | None = None
+    connect: float | None = None
+    tls: float | None = None
+    wait: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,43 +1,46 @@
 """Keeping many deliveries under way in one process.
 
-One thread of a process drives: it claims, starts and settles in sets, while
-a bounded pool of threads waits for the endpoints. A slow endpoint occupies
-places in the pool (a few per webhook), never the driver.
+One thread of a process drives: it claims, starts and settles in sets, and
+an engine waits for the endpoints. A slow endpoint occupies a few of its
+places, never the driver.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import queue
 import threading
+import time
 import uuid
-from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from .. import config, encryption, owners
+from ..model import WebhookState
+from ..topics import PING
 from ..version import __version__
 from ..visibility import OwnerLabels, Sending, owner_labels
 from . import message, settle, signing, transport
 from .attempt import Attempted, Outcome, Request
 from .claim import Claimed, claim
 from .logged import Logged
+from .places import Bounds, Place, Places
 
 log = logging.getLogger(__name__)
 
 # While nothing ends and nobody wakes the driver, it looks for due rows so often.
 _LOOK_EVERY = 1.0
+# Deliveries of one claim: what they refer to is in memory at once.
+_MOST_CLAIMED = 500
 USER_AGENT = f"ckanext-webhooks/{__version__}"
 
 _driving = threading.Lock()
 _wanted = threading.Event()
-# What ended; None stands for a call to look for more.
-_inbox: queue.SimpleQueue[Attempted | None] = queue.SimpleQueue()
+# Kept from one drive to the next, with its connections.
+_engine: transport.Engine | None = None
+_engine_settings: tuple[transport.Settings, int] | None = None
 
 
 def deliver_due(stopping: Callable[[], bool] = lambda: False) -> int:
@@ -54,7 +57,8 @@ def deliver_due(stopping: Callable[[], bool] = lambda: False) -> int:
     _wanted.set()
     while _wanted.is_set():
         if not _driving.acquire(blocking=False):
-            _inbox.put(None)
+            if _engine is not None:
+                _engine.wake()
             return made
         try:
             _wanted.clear()
@@ -64,13 +68,29 @@ def deliver_due(stopping: Callable[[], bool] = lambda: False) -> int:
     return made
 
 
-@dataclass(frozen=True)
-class _Ready:
-    """A delivery with all that its thread needs."""
+def _opened_engine() -> transport.Engine:
+    """Give the engine for the settings of now."""
+    global _engine, _engine_settings
+    wanted = (
+        transport.Settings(tuple(config.allowed_networks()), config.proxy(), config.ca_bundle()),
+        config.max_in_flight(),
+    )
+    if _engine is None or _engine_settings != wanted:
+        if _engine is not None:
+            _engine.close()
+        _engine, _engine_settings = transport.open_engine(*wanted), wanted
+    return _engine
 
-    delivery: Any
-    webhook: Any
-    body: bytes
+
+def _bounds(all_: int) -> Bounds:
+    # No host and no owner has more than a quarter, where nothing else is said.
+    quarter = max(1, all_ // 4)
+    return Bounds(
+        all_,
+        config.max_in_flight_per_webhook(),
+        config.max_in_flight_per_host() or quarter,
+        config.max_in_flight_per_owner() or quarter,
+    )
 
 
 class _Drive:
@@ -78,63 +98,59 @@ class _Drive:
 
     def __init__(self, stopping: Callable[[], bool]) -> None:
         self.stopping = stopping
-        self.capacity = config.max_in_flight()
-        self.per_webhook = config.max_in_flight_per_webhook()
+        self.engine = _opened_engine()
         self.timeout = config.timeout()
-        self.allowed_networks = tuple(config.allowed_networks())
         self.schedule = config.retry_schedule()
+        self.disable_after = config.disable_after()
         self.keys = config.secret_keys()
         self.site_url = config.site_url()
-        self.in_flight: Counter[str] = Counter()
+        self.places = Places(_bounds(config.max_in_flight() or self.engine.places))
+        self.under_way: dict[int, tuple[Any, int, Place]] = {}
         self.unsettled: list[Attempted] = []
+        self.more = False
         self.made = 0
 
     def run(self) -> int:
-        with ThreadPoolExecutor(self.capacity, thread_name_prefix="webhooks-post") as pool:
-            while True:
-                found = self._start(pool)
-                if not found and not self.in_flight.total() and not self.unsettled:
-                    return self.made
-                if self.in_flight.total() or self.unsettled:
-                    self._collect()
-                    self._settle()
+        while True:
+            found = self._start()
+            if not found and not self.under_way and not self.unsettled:
+                return self.made
+            if self.under_way or self.unsettled:
+                self._collect()
+                self._settle()
 
-    def _start(self, pool: ThreadPoolExecutor) -> int:
+    def _start(self) -> int:
         """Claim what there is room for, and start it."""
-        room = self.capacity - self.in_flight.total()
+        self.more = False
+        room = min(self.places.room, _MOST_CLAIMED)
         if self.stopping() or room <= 0 or self.unsettled:
             return 0
-        busy = [id_ for id_, n in self.in_flight.items() if n >= self.per_webhook]
         try:
-            claimed = claim(room, self.per_webhook, busy, self.timeout)
+            claimed = claim(room, self.places, self.timeout)
         except SQLAlchemyError:
-            if not self.in_flight.total():
+            if not self.under_way:
                 raise
             return 0  # what is under way is to be settled first, and says the same
         if claimed is None:
             return 0
-        ready = self._prepare(claimed)
-        for item in ready:
-            self.in_flight[item.delivery.webhook_id] += 1
-            pool.submit(self._attempt, item, claimed)
+        self.more = claimed.more
+        self._prepare(claimed)
         return len(claimed.deliveries)
 
     def _collect(self) -> None:
         """Wait until something ended or somebody calls, and take all there is."""
-        try:
-            arrived = _inbox.get(timeout=_LOOK_EVERY)
-            while True:
-                if arrived is not None:
-                    self.unsettled.append(arrived)
-                    self.in_flight -= Counter([arrived.delivery.webhook_id])
-                    self.made += 1
-                arrived = _inbox.get_nowait()
-        except queue.Empty:
-            pass
+        for delivery_id, outcome in self.engine.wait(
+            0 if self.unsettled or self.more else _LOOK_EVERY
+        ):
+            delivery, sent_at, place = self.under_way.pop(delivery_id)
+            self.places.give_back(place)
+            self.places.note(delivery.webhook_id, outcome.duration)
+            self.unsettled.append(Attempted(delivery, sent_at, outcome))
+            self.made += 1
 
     def _settle(self) -> None:
         try:
-            settle.settle(self.unsettled, self.schedule)
+            settle.settle(self.unsettled, self.schedule, self.disable_after)
         except SQLAlchemyError:
             # The database is away: keep what was learnt, and claim nothing.
             log.exception(
@@ -147,40 +163,65 @@ class _Drive:
         else:
             self.unsettled = []
 
-    def _prepare(self, claimed: Claimed) -> list[_Ready]:
-        """Decide what of each delivery may still be sent, and write its body."""
+    def _prepare(self, claimed: Claimed) -> None:
+        """Decide what of each delivery may still be sent, and start that."""
         standing = owners.standing({w.user_id for w in claimed.webhooks.values()})
         entities: dict[tuple[str, bool], str] = {}
-        ready: list[_Ready] = []
         cancelled: dict[int, str] = {}
         for delivery in claimed.deliveries:
             webhook = claimed.webhooks.get(delivery.webhook_id)
             event = claimed.events.get(delivery.event_id)
-            if webhook is None:
-                cancelled[delivery.id] = "the webhook is not active"
-            elif event is None:
-                cancelled[delivery.id] = "the event is not in the log any more"
-            elif not standing[webhook.user_id].exists:
-                cancelled[delivery.id] = "the owner is not an active user any more"
-            else:
+            reason = _refusal(delivery, webhook, event, standing)
+            if reason is not None:
+                cancelled[delivery.id] = reason
+                continue
+            what = Sending.CONTENT
+            if event is not None:
                 what = _sending(delivery, event, standing[webhook.user_id].labels)
-                if what is Sending.NOTHING:
-                    # What this owner is told, or is being told, says it already?
-                    told_under = owner_labels(claimed.served.get(webhook.user_id, []))
-                    if _sending(delivery, event, told_under) is Sending.NOTHING:
-                        cancelled[delivery.id] = "superseded"
-                    # Else the owner lost rights a moment ago. Dispatch tells what
-                    # that means; until then the lease keeps this waiting.
-                    continue
-                try:
-                    body = self._body(delivery, webhook, event.row, what, entities)
-                except Exception as error:  # one that cannot be written stops no other
-                    outcome = Outcome(error=_log_failure(delivery, error))
-                    self.unsettled.append(Attempted(delivery, int(claimed.now()), outcome))
-                else:
-                    ready.append(_Ready(delivery, webhook, body))
+            if what is not Sending.NOTHING:
+                self._send(claimed, delivery, webhook, what, entities)
+            elif _said_otherwise(claimed, delivery, webhook):
+                cancelled[delivery.id] = "superseded"
+            # Else the owner lost rights a moment ago. Dispatch tells what that
+            # means; until then the lease keeps this waiting.
         settle.cancel(cancelled)
-        return ready
+
+    def _send(
+        self,
+        claimed: Claimed,
+        delivery: Any,
+        webhook: Any,
+        what: Sending,
+        entities: dict[tuple[str, bool], str],
+    ) -> None:
+        """Write, sign and start one; one that cannot be written stops no other."""
+        sent_at = int(claimed.now())
+        event = claimed.events.get(delivery.event_id)
+        try:
+            if event is None:
+                body = self._ping(delivery, webhook)
+            else:
+                body = self._body(delivery, webhook, event.row, what, entities)
+            request = self._request(delivery, webhook, body, sent_at)
+        except Exception as error:
+            outcome = Outcome(error=_log_failure(delivery, error))
+            self.unsettled.append(Attempted(delivery, sent_at, outcome))
+            return
+        place = self.places.take(webhook, time.monotonic())
+        self.under_way[delivery.id] = (delivery, sent_at, place)
+        self.engine.start(delivery.id, request)
+
+    def _ping(self, delivery: Any, webhook: Any) -> bytes:
+        return message.ping(
+            delivery.event_id,
+            delivery.created_at,
+            self.site_url,
+            delivery.address,
+            webhook.id,
+            webhook.user_id,
+            delivery.format,
+            webhook.challenge,
+        )
 
     def _body(
         self,
@@ -218,20 +259,11 @@ class _Drive:
             dataset=message.dataset_reference(event, as_stub)
             if event.entity_type == "resource"
             else None,
-            changed=event.changed,
+            # Of several changes in one, nobody noted it.
+            changed=None if delivery.coalesced else event.changed,
         )
 
-    def _attempt(self, ready: _Ready, claimed: Claimed) -> None:
-        """Sign and send; runs in a thread of the pool, and must not raise."""
-        sent_at = int(claimed.now())
-        try:
-            outcome = transport.post(self._request(ready, sent_at))
-        except Exception as error:
-            outcome = Outcome(error=_log_failure(ready.delivery, error))
-        _inbox.put(Attempted(ready.delivery, sent_at, outcome))
-
-    def _request(self, ready: _Ready, sent_at: int) -> Request:
-        webhook = ready.webhook
+    def _request(self, delivery: Any, webhook: Any, body: bytes, sent_at: int) -> Request:
         tokens = [webhook.secret]
         if webhook.previous_is_valid and webhook.previous_secret:
             tokens.append(webhook.previous_secret)
@@ -243,15 +275,35 @@ class _Drive:
             webhook.address,
             {
                 **custom,
-                "Content-Type": message.CONTENT_TYPES[ready.delivery.format],
+                "Content-Type": message.CONTENT_TYPES[delivery.format],
                 "User-Agent": USER_AGENT,
                 "Accept-Encoding": "identity",
-                **signing.headers(ready.delivery.event_id, sent_at, ready.body, secrets),
+                **signing.headers(delivery.event_id, sent_at, body, secrets),
             },
-            ready.body,
+            body,
             self.timeout,
-            self.allowed_networks,
         )
+
+
+def _refusal(
+    delivery: Any, webhook: Any, event: Logged | None, standing: Mapping[str, Any]
+) -> str | None:
+    """Say why a delivery is not to be sent at all, or None."""
+    is_ping = delivery.topic == PING
+    # A ping is sent whatever the state: a person asked for it.
+    if webhook is None or not (is_ping or webhook.state == WebhookState.ACTIVE.value):
+        return "the webhook is not active"
+    if event is None and not is_ping:
+        return "the event is not in the log any more"
+    if not standing[webhook.user_id].exists:
+        return "the owner is not an active user any more"
+    return None
+
+
+def _said_otherwise(claimed: Claimed, delivery: Any, webhook: Any) -> bool:
+    """Tell whether what the owner is told, or is being told, says it already."""
+    told_under = owner_labels(claimed.served.get(webhook.user_id, []))
+    return _sending(delivery, claimed.events[delivery.event_id], told_under) is Sending.NOTHING
 
 
 def _log_failure(delivery: Any, error: Exception) -> str:

@@ -35,12 +35,14 @@ class Verdict(enum.Enum):
 class Decision:
     """
     :param wait: seconds until the next try, for ``RETRY``
+    :param asked: seconds for which the endpoint asked to be left alone
     :param reason: why it was not delivered, in words
     """
 
     verdict: Verdict
     wait: float = 0.0
     reason: str | None = None
+    asked: float = 0.0
 
 
 def decide(
@@ -58,12 +60,11 @@ def decide(
     reason = _reason(outcome)
     if outcome.status == _GONE:
         return Decision(Verdict.DISABLE, reason=reason)
+    asked = retry_after(outcome.retry_after, now) if outcome.status in _OBEY_RETRY_AFTER else 0.0
     if tries >= len(schedule):
-        return Decision(Verdict.GIVE_UP, reason=reason)
+        return Decision(Verdict.GIVE_UP, reason=reason, asked=asked)
     wait = schedule[tries] * (1 + JITTER * (2 * luck - 1))
-    if outcome.status in _OBEY_RETRY_AFTER:
-        wait = max(wait, retry_after(outcome.retry_after, now))
-    return Decision(Verdict.RETRY, wait, reason)
+    return Decision(Verdict.RETRY, max(wait, asked), reason, asked)
 
 
 def retry_after(value: str | None, now: float) -> float:

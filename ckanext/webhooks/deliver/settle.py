@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import datetime
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from ..model import Attempt, Status, WebhookState, transaction
+from ..model import Attempt, Circuit, Status, WebhookState, transaction
+from ..topics import PING
 from .attempt import Attempted
+from .health import Health, after
 from .retry import Decision, Verdict, decide
 
 _STATUS = {
@@ -21,10 +23,6 @@ _STATUS = {
     Verdict.DISABLE: Status.FAILED,
 }
 
-# Rows are locked in one order everywhere, webhooks before deliveries.
-_LOCK_WEBHOOKS = sa.text(
-    "SELECT FROM webhooks WHERE id = ANY(CAST(:ids AS text[])) ORDER BY id FOR NO KEY UPDATE"
-)
 # A lease that was lost may have been taken by another worker, whose failure
 # counts then; that it was delivered counts in any case.
 _SETTLE = sa.text(
@@ -56,48 +54,96 @@ _CANCEL_WEBHOOKS = sa.text(
     WHERE webhook_id = ANY(CAST(:ids AS text[])) AND status = 'pending'
     """
 )
-_SUCCEEDED = sa.text(
-    "UPDATE webhooks SET last_success_at = clock_timestamp(), failing_since = NULL"
-    " WHERE id = ANY(CAST(:ids AS text[]))"
+# Rows are locked in one order everywhere, webhooks before deliveries. One that
+# went on well needs no lock: when it last succeeded is known to 10 s, not at
+# the cost of a row written for each set.
+_LOCK_HEALTH = sa.text(
+    """
+    SELECT id, state, circuit, failures, challenge,
+           extract(epoch FROM clock_timestamp() - failing_since) AS failing_for
+    FROM webhooks
+    WHERE id = ANY(CAST(:ids AS text[])) AND (
+        id = ANY(CAST(:failed AS text[])) OR state <> 'active' OR circuit <> 'closed'
+        OR failures > 0 OR failing_since IS NOT NULL OR last_success_at IS NULL
+        OR last_success_at < clock_timestamp() - interval '10 seconds')
+    ORDER BY id FOR NO KEY UPDATE
+    """
 )
-_FAILED = sa.text(
-    "UPDATE webhooks SET last_failure_at = clock_timestamp(),"
-    " failing_since = coalesce(failing_since, clock_timestamp())"
-    " WHERE id = ANY(CAST(:ids AS text[]))"
+_HEALTH = sa.text(
+    """
+    UPDATE webhooks w SET
+        circuit = o.circuit, failures = o.failures,
+        next_at = CASE WHEN o.next_in IS NULL THEN w.next_at
+            ELSE clock_timestamp() + o.next_in * interval '1 second' END,
+        last_success_at = CASE WHEN o.succeeded THEN clock_timestamp() ELSE w.last_success_at END,
+        last_failure_at = CASE WHEN o.failed THEN clock_timestamp() ELSE w.last_failure_at END,
+        failing_since = CASE WHEN o.failures > 0 OR o.disabled IS NOT NULL
+            THEN coalesce(CASE WHEN NOT o.succeeded THEN w.failing_since END, clock_timestamp()) END
+    FROM unnest(CAST(:ids AS text[]), CAST(:circuits AS text[]), CAST(:failures AS int[]),
+                CAST(:next_ins AS float[]), CAST(:succeeded AS bool[]), CAST(:failed AS bool[]),
+                CAST(:disabled AS text[]))
+        AS o(id, circuit, failures, next_in, succeeded, failed, disabled)
+    WHERE w.id = o.id
+    """
 )
 _DISABLE = sa.text(
-    "UPDATE webhooks SET state = :state, state_reason = :reason,"
-    " updated_at = timezone('utc', clock_timestamp())"
-    " WHERE id = ANY(CAST(:ids AS text[]))"
+    """
+    UPDATE webhooks w SET state = 'disabled', state_reason = o.reason,
+        missed_since = coalesce(w.missed_since, clock_timestamp()),
+        updated_at = timezone('utc', clock_timestamp())
+    FROM unnest(CAST(:ids AS text[]), CAST(:reasons AS text[])) AS o(id, reason)
+    WHERE w.id = o.id AND w.state = 'active'
+    """
+)
+_CANCEL_DISABLED = sa.text(
+    """
+    UPDATE webhooks_delivery
+    SET status = 'cancelled', reason = 'disabled', ended_at = clock_timestamp()
+    WHERE webhook_id = ANY(CAST(:ids AS text[])) AND status = 'pending'
+    """
+)
+_VERIFY = sa.text(
+    "UPDATE webhooks SET state = 'active', state_reason = NULL, challenge = NULL"
+    " WHERE id = ANY(CAST(:ids AS text[])) AND state = 'unverified'"
 )
 
 
-def settle(attempted: Sequence[Attempted], schedule: Sequence[float]) -> None:
+def settle(attempted: Sequence[Attempted], schedule: Sequence[float], disable_after: float) -> None:
     """Record attempts and move their deliveries on, in one transaction.
 
     :param schedule: seconds before each try
+    :param disable_after: seconds of failing after which a webhook is disabled
     """
     if not attempted:
         return
-    decisions = [
-        decide(a.outcome, a.delivery.tries + 1, schedule, random.random(), float(a.sent_at))
-        for a in attempted
-    ]
+    decided = [(a, _decide(a, schedule)) for a in attempted]
     with transaction() as connection:
-        webhook_ids = sorted({a.delivery.webhook_id for a in attempted})
-        connection.execute(_LOCK_WEBHOOKS, {"ids": webhook_ids})
+        found = _lock_health(connection, decided)
         connection.execute(sa.insert(Attempt.__table__), [_attempt_row(a) for a in attempted])
         connection.execute(
             _SETTLE,
             {
-                "ids": [a.delivery.id for a in attempted],
-                "leases": [a.delivery.due_at for a in attempted],
-                "statuses": [_STATUS[d.verdict].value for d in decisions],
-                "reasons": [d.reason for d in decisions],
-                "waits": [d.wait for d in decisions],
+                "ids": [a.delivery.id for a, _ in decided],
+                "leases": [a.delivery.due_at for a, _ in decided],
+                "statuses": [_STATUS[d.verdict].value for _, d in decided],
+                "reasons": [d.reason for _, d in decided],
+                "waits": [d.wait for _, d in decided],
             },
         )
-        _write_health(connection, attempted, decisions)
+        _write_health(connection, found, decided, disable_after)
+        _verify(connection, found, decided)
+
+
+def _decide(attempted: Attempted, schedule: Sequence[float]) -> Decision:
+    if attempted.delivery.topic == PING:
+        schedule = schedule[:1]  # somebody waits for the answer, whatever it is
+    return decide(
+        attempted.outcome,
+        attempted.delivery.tries + 1,
+        schedule,
+        random.random(),
+        float(attempted.sent_at),
+    )
 
 
 def cancel(reasons: dict[int, str]) -> None:
@@ -115,6 +161,10 @@ def _attempt_row(attempted: Attempted) -> dict[str, Any]:
         "number": attempted.delivery.tries + 1,
         "sent_at": datetime.datetime.fromtimestamp(attempted.sent_at, datetime.timezone.utc),
         "duration": outcome.duration,
+        "resolve": outcome.resolve,
+        "connect": outcome.connect,
+        "tls": outcome.tls,
+        "wait": outcome.wait,
         "dialled": outcome.dialled,
         "http_status": outcome.status,
         "error": outcome.error,
@@ -127,26 +177,80 @@ def _text(answer: bytes) -> str:
     return answer.decode("utf-8", "replace").replace("\x00", "\N{REPLACEMENT CHARACTER}")
 
 
+def _says_something(attempted: Attempted, decision: Decision) -> bool:
+    """A ping that fails is for the person who sent it."""
+    return attempted.delivery.topic != PING or decision.verdict is Verdict.DELIVERED
+
+
+def _lock_health(
+    connection: Connection, decided: Sequence[tuple[Attempted, Decision]]
+) -> dict[str, Any]:
+    """Lock the webhooks of which an attempt says something new."""
+    failed = {a.delivery.webhook_id for a, d in decided if d.verdict is not Verdict.DELIVERED}
+    rows = connection.execute(
+        _LOCK_HEALTH,
+        {"ids": list({a.delivery.webhook_id for a, _ in decided}), "failed": list(failed)},
+    )
+    return {row.id: row for row in rows}
+
+
 def _write_health(
-    connection: Connection, attempted: Sequence[Attempted], decisions: Sequence[Decision]
+    connection: Connection,
+    found: Mapping[str, Any],
+    decided: Sequence[tuple[Attempted, Decision]],
+    disable_after: float,
 ) -> None:
-    """Note per webhook how its last attempt of the set went."""
-    last = {a.delivery.webhook_id: d for a, d in zip(attempted, decisions, strict=True)}
-    succeeded = [id_ for id_, d in last.items() if d.verdict is Verdict.DELIVERED]
-    failed = [id_ for id_, d in last.items() if d.verdict is not Verdict.DELIVERED]
-    if succeeded:
-        connection.execute(_SUCCEEDED, {"ids": succeeded})
-    if failed:
-        connection.execute(_FAILED, {"ids": failed})
-    gone = {
-        a.delivery.webhook_id
-        for a, d in zip(attempted, decisions, strict=True)
-        if d.verdict is Verdict.DISABLE
-    }
-    if gone:
-        reason = "the endpoint answered 410 Gone: it is not there any more"
-        connection.execute(
-            _DISABLE,
-            {"ids": list(gone), "state": WebhookState.DISABLED.value, "reason": reason},
-        )
-        connection.execute(_CANCEL_WEBHOOKS, {"ids": list(gone), "reason": "disabled"})
+    """Note how the endpoints are, and disable what is given up."""
+    now: dict[str, Health] = {}
+    succeeded: set[str] = set()
+    failed: set[str] = set()
+    for attempted, decision in decided:
+        row = found.get(attempted.delivery.webhook_id)
+        if row is None or not _says_something(attempted, decision):
+            continue
+        before = now.get(row.id) or _health(row)
+        now[row.id] = after(before, decision, disable_after, random.random())
+        (succeeded if decision.verdict is Verdict.DELIVERED else failed).add(row.id)
+    if not now:
+        return
+    connection.execute(
+        _HEALTH,
+        {
+            "ids": list(now),
+            "circuits": [h.circuit.value for h in now.values()],
+            "failures": [h.failures for h in now.values()],
+            "next_ins": [h.next_in for h in now.values()],
+            "succeeded": [id_ in succeeded for id_ in now],
+            "failed": [id_ in failed for id_ in now],
+            "disabled": [h.disabled for h in now.values()],
+        },
+    )
+    given_up = {id_: h.disabled for id_, h in now.items() if h.disabled}
+    if given_up:
+        connection.execute(_DISABLE, {"ids": list(given_up), "reasons": list(given_up.values())})
+        connection.execute(_CANCEL_DISABLED, {"ids": list(given_up)})
+
+
+def _health(row: Any) -> Health:
+    failing_for = None if row.failing_for is None else float(row.failing_for)
+    return Health(Circuit(row.circuit), row.failures, failing_for)
+
+
+def _verify(
+    connection: Connection,
+    found: Mapping[str, Any],
+    decided: Sequence[tuple[Attempted, Decision]],
+) -> None:
+    """Trust the endpoints that sent their challenge back."""
+    verified = [
+        row.id
+        for attempted, decision in decided
+        if attempted.delivery.topic == PING
+        and decision.verdict is Verdict.DELIVERED
+        and (row := found.get(attempted.delivery.webhook_id)) is not None
+        and row.state == WebhookState.UNVERIFIED.value
+        and row.challenge
+        and row.challenge in _text(attempted.outcome.answer)
+    ]
+    if verified:
+        connection.execute(_VERIFY, {"ids": verified})

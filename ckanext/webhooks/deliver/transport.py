@@ -292,3 +292,54 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = (
             wrapped if isinstance(wrapped, BaseException) else error.__cause__ or error.__context__
         )
+
+
+# --- provisional: replaced by the package
+
+
+@__import__("dataclasses").dataclass(frozen=True)
+class Settings:
+    allowed_networks: tuple[str, ...] = ()
+    proxy: str | None = None
+    ca_bundle: str | None = None
+
+
+class Engine:
+    name = "requests"
+    places = 64
+
+    def __init__(self, settings: Settings, places: int = 0) -> None:
+        import queue
+
+        self.settings = settings
+        self.pool = ThreadPoolExecutor(places or self.places, thread_name_prefix="webhooks-post")
+        self.ended: Any = queue.SimpleQueue()
+
+    def start(self, key: Any, request: Request) -> None:
+        import dataclasses
+
+        request = dataclasses.replace(request, allowed_networks=self.settings.allowed_networks)
+        self.pool.submit(lambda: self.ended.put((key, post(request))))
+
+    def wait(self, seconds: float) -> list[tuple[Any, Outcome]]:
+        import queue
+
+        found = []
+        try:
+            got = self.ended.get(timeout=max(seconds, 0.0001))
+            while True:
+                if got:
+                    found.append(got)
+                got = self.ended.get_nowait()
+        except queue.Empty:
+            return found
+
+    def wake(self) -> None:
+        self.ended.put(None)
+
+    def close(self) -> None:
+        self.pool.shutdown(wait=False)
+
+
+def open_engine(settings: Settings, places: int = 0, name: str | None = None) -> Engine:
+    return Engine(settings, places)

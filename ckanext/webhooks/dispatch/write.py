@@ -13,8 +13,6 @@ from .. import model
 from ..visibility import told
 from .events import Event
 
-# Any number that no other extension uses: "webhooks" on a telephone's keys.
-LOCK_KEY = 93246657
 # Rows of event × owner that go into one statement.
 MAX_PAIRS = 20_000
 
@@ -23,7 +21,7 @@ _TABLE = model.Event.__table__
 
 def lock(connection: Connection) -> None:
     """Wait until no other dispatcher works, and keep others out until the end."""
-    connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
+    model.dispatch_lock(connection)
     # Room for 100,000 webhooks in one join; only one process at a time takes it.
     connection.execute(sa.text("SET LOCAL work_mem = '64MB'"))
 
@@ -107,9 +105,11 @@ _INSERT = sa.text(
     f"""
     INSERT INTO webhooks_delivery
         (webhook_id, event_id, topic, sequence, address, format, due_at, created_at)
-    SELECT webhook_id, event_id, topic, sequence, address, format, dispatched_at, dispatched_at
+    SELECT webhook_id, event_id, topic, sequence, address, format, due_at, dispatched_at
     FROM (
         SELECT w.id AS webhook_id, e.id AS event_id, e.sequence, e.dispatched_at, w.address,
+               -- Behind what is held back of its webhook.
+               CASE WHEN w.next_at IS NULL THEN e.dispatched_at END AS due_at,
                w.format, w.topics, e.entity_type, e.entity_type || '/' || CASE
                    WHEN w.filters = '{{}}' THEN p.when_both
                    WHEN {_MATCHES.format(facets="e.facets_before")} THEN

@@ -1,13 +1,15 @@
 """The tables. Each module says what a row is and who writes it."""
 
 from .attempt import Attempt
-from .base import missing_tables, transaction
-from .delivery import Delivery, Status
+from .base import dispatch_lock, missing_tables, transaction, try_dispatch_lock
+from .delivery import Delivery, Status, ping_row
 from .event import Event, Origin, State
 from .served import Served
-from .webhook import Circuit, Format, Webhook, WebhookState
+from .webhook import BY_A_PERSON, UNVERIFIED, Circuit, Format, Webhook, WebhookState
 
 __all__ = [
+    "BY_A_PERSON",
+    "UNVERIFIED",
     "Attempt",
     "Circuit",
     "Delivery",
@@ -19,6 +21,9 @@ __all__ = [
     "Status",
     "Webhook",
     "WebhookState",
+    "dispatch_lock",
     "missing_tables",
+    "ping_row",
     "transaction",
+    "try_dispatch_lock",
 ]

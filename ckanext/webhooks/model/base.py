@@ -16,6 +16,9 @@ from sqlalchemy.engine import Connection
 # base class of two SQLAlchemy generations.
 Base: Any = tk.BaseModel
 
+# Of PostgreSQL's advisory locks: any number that no other extension uses,
+# "webhooks" on a telephone's keys.
+DISPATCH_LOCK = 93246657
 HOW_TO_MIGRATE = "run `ckan db upgrade -p webhooks`"
 
 
@@ -30,6 +33,19 @@ def transaction() -> Iterator[Connection]:
     assert engine is not None, "CKAN's model is not initialised"
     with engine.begin() as connection:
         yield connection
+
+
+def dispatch_lock(connection: Connection) -> None:
+    """Wait until no other dispatcher works, and keep others out until the end."""
+    connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": DISPATCH_LOCK})
+
+
+def try_dispatch_lock(connection: Connection) -> bool:
+    """Do so unless another has it; what has been dispatched is in sight then."""
+    found = connection.execute(
+        sa.text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": DISPATCH_LOCK}
+    )
+    return bool(found.scalar_one())
 
 
 def is_missing_table(error: BaseException) -> bool:

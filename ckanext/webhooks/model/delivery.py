@@ -15,9 +15,12 @@ webhook that holds nothing back any more is made to say so (``next_at``).
 from __future__ import annotations
 
 import enum
+import uuid
+from typing import Any
 
 import sqlalchemy as sa
 
+from ..topics import PING
 from .base import Base
 
 
@@ -97,3 +100,15 @@ class Delivery(Base):
             postgresql_where=sa.text("ended_at IS NOT NULL"),
         ),
     )
+
+
+def ping_row(webhook: Any) -> dict[str, Any]:
+    """Give the columns of a ping, which is due at once. There is no event behind it."""
+    return {
+        "webhook_id": webhook.id,
+        "event_id": f"ping_{uuid.uuid4()}",
+        "topic": PING,
+        "sequence": 0,
+        "address": webhook.address,
+        "format": webhook.format,
+    }

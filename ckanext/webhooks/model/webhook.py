@@ -27,6 +27,15 @@ class WebhookState(str, enum.Enum):
     UNVERIFIED = "unverified"  # nothing yet: its endpoint has still to answer the challenge
 
 
+# The ``state_reason`` of a webhook that a person disabled: that is no incident.
+BY_A_PERSON = "by a person"
+# That of one that is not told anything yet.
+UNVERIFIED = (
+    "its endpoint has still to answer a ping with the challenge in it, or its owner to confirm"
+    " that by webhook_verify"
+)
+
+
 class Circuit(str, enum.Enum):
     """Whether an endpoint is trusted with what waits for it.
 

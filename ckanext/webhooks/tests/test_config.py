@@ -37,9 +37,14 @@ def test_the_defaults():
     assert config.timeout() == 10
     # The schedule of the Standard Webhooks specification.
     assert config.retry_schedule() == [0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400]
-    assert config.max_in_flight() == 64
+    assert config.max_in_flight() == 0
     assert config.max_in_flight_per_webhook() == 8
+    assert config.max_in_flight_per_host() == 0
+    assert config.max_in_flight_per_owner() == 0
     assert config.disable_after() == 5 * 86400
+    assert config.verify() is False
+    assert (config.max_per_user(), config.max_per_host()) == (100, 1000)
+    assert (config.loop_bound(), config.loop_pause()) == (1000, 10)
     assert config.retention_days() == 30
     assert config.broker_url().startswith("redis://"), "CKAN's own"
     assert config.site_url() == "http://webhooks.test"

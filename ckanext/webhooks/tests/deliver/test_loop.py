@@ -15,6 +15,7 @@ from standardwebhooks import Webhook as Verifier
 
 from ... import owners, tasks
 from ...deliver.claim import claim
+from ...deliver.places import Bounds, Places
 from ..receiver import Received, Receiver
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
@@ -107,7 +108,7 @@ def test_it_ends_as_failed_with_the_reason(receiver, monkeypatch):
 def test_410_disables_the_webhook_and_cancels_what_waits(receiver):
     hook = subscribe(receiver, topic="dataset/create")
     factories.Dataset()
-    receiver.respond = lambda request: (503, {"Retry-After": "3600"}, b"")
+    receiver.respond = lambda request: (503, {}, b"")
     tasks.work_once()
     receiver.respond = lambda request: (410, {}, b"")
     factories.Dataset()
@@ -290,8 +291,9 @@ def test_a_lease_that_ran_out_is_taken_by_another(receiver):
     factories.Dataset()
     while tasks.dispatch():
         pass
-    assert claim(10, 10, [], timeout=10).deliveries
-    assert claim(10, 10, [], timeout=10) is None, "a lease is exclusive"
+    places = Places(Bounds(all=10, webhook=10, host=10, owner=10))
+    assert claim(10, places, timeout=10).deliveries
+    assert claim(10, places, timeout=10) is None, "a lease is exclusive"
     assert tasks.work_once() == 0
     make_due()
     assert tasks.work_once() == 1

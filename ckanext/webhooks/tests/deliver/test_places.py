@@ -1,0 +1,126 @@
+"""Nobody takes what others need: bounds, and places that are kept."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from ...deliver.places import KEPT_FOR_QUICK, PATIENCE, SLOW, Bounds, Places
+
+BOUNDS = Bounds(all=8, webhook=2, host=3, owner=4)
+
+
+def row(webhook="w", host="h", user="u", proven=True, gated=False, topic="dataset/update"):
+    return SimpleNamespace(
+        webhook_id=webhook,
+        host=host,
+        user_id=user,
+        is_proven=proven,
+        is_gated=gated,
+        topic=topic,
+    )
+
+
+def different(count, **same):
+    return [
+        row(**{"webhook": f"w{n}", "host": f"h{n}", "user": f"u{n}", **same}) for n in range(count)
+    ]
+
+
+def test_a_webhook_takes_its_bound_and_the_rest_of_its_line_is_held_back():
+    line = [row() for _ in range(5)]
+    chosen = Places(BOUNDS).choose(line, 8, now=0)
+    assert chosen.take == line[:2]
+    assert chosen.hold == line[2:]
+
+
+@pytest.mark.parametrize(("same", "bound"), [({"host": "h"}, 3), ({"user": "u"}, 4)])
+def test_what_a_host_or_an_owner_has_no_place_for_stays_in_line_until_they_are_stuck(same, bound):
+    line = different(6, **same)
+    places = Places(BOUNDS)
+    chosen = places.choose(line, 8, now=0)
+    assert chosen.take == line[:bound]
+    assert chosen.hold == []
+    assert places.choose(line[bound:], 8, now=PATIENCE - 0.01).hold == []
+    assert places.choose(line[bound:], 8, now=PATIENCE).hold == line[bound:]
+
+
+def test_an_end_makes_room_and_nobody_is_stuck():
+    line = different(6, host="h")
+    places = Places(BOUNDS)
+    taken = [places.take(r, 0) for r in line[:3]]
+    assert places.full("host") == ["h"]
+    places.give_back(taken[0])
+    assert places.full("host") == []
+    chosen = places.choose(line[3:], 8, now=PATIENCE)
+    assert chosen.take == line[3:4]
+    assert chosen.hold == []
+
+
+def test_the_last_places_are_for_those_who_answered_quickly():
+    places = Places(BOUNDS)
+    unproven = different(9, proven=False)
+    chosen = places.choose(unproven, 9, now=0)
+    assert len(chosen.take) == BOUNDS.all * (1 - KEPT_FOR_QUICK)
+    assert places.full("unproven") == [""]
+    quick = row("quick", "q", "q")
+    assert places.choose([quick], 1, now=0).take == [quick]
+    # They wait in nobody's way.
+    assert places.choose(unproven[6:], 1, now=PATIENCE).hold == unproven[6:]
+
+
+def test_slow_is_what_the_last_attempt_took():
+    places = Places(BOUNDS)
+    for unproven in different(6, proven=False):
+        places.take(unproven, 0)
+    places.note("w", SLOW + 1)
+    assert places.slow() == ["w"]
+    assert places.choose([row()], 1, now=0).take == []
+    places.note("w", SLOW - 0.5)
+    assert places.choose([row()], 1, now=0).take == [row()]
+
+
+def test_a_gated_webhook_gets_nothing_from_the_line():
+    gated, open_ = row("gated", gated=True), row("open")
+    chosen = Places(BOUNDS).choose([gated, open_], 8, now=0)
+    assert (chosen.take, chosen.hold) == ([open_], [gated])
+
+
+def test_a_ping_waits_for_no_gate_and_no_bound():
+    ping = row(gated=True, topic="ping")
+    places = Places(BOUNDS)
+    for _ in range(3):
+        places.take(row(), 0)
+    assert places.choose([ping], 8, now=1).take == [ping]
+
+
+def test_what_is_beyond_the_count_is_left_alone():
+    line = different(4)
+    chosen = Places(BOUNDS).choose(line, 2, now=0)
+    assert (chosen.take, chosen.hold) == (line[:2], [])
+
+
+def test_a_copy_takes_nothing_from_the_original():
+    places = Places(BOUNDS)
+    places.copy().choose(different(4), 4, now=0)
+    assert (places.taken, places.room) == (0, 8)
+
+
+def test_a_quota_is_the_least_that_is_free():
+    places = Places(BOUNDS)
+    assert places.quota(row(), 8) == 2
+    places.take(row("other"), 0)
+    places.take(row("another"), 0)
+    assert places.quota(row(), 8) == 1
+    assert places.quota(row(), 0) == 0
+
+
+def test_every_place_comes_back():
+    places = Places(BOUNDS)
+    slow = row(proven=False)
+    place = places.take(slow, 0)
+    places.note("w", SLOW + 1)  # what it is called meanwhile changes nothing
+    places.give_back(place)
+    assert places.taken == 0
+    assert places.quota(row(proven=True), 8) == 2
