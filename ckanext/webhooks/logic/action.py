@@ -13,11 +13,11 @@ from ckan import model
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import ProgrammingError
 
-from .. import config, encryption, owners, topics
-from ..model import Delivery, Status, Webhook, WebhookState
+from .. import config, encryption, owners, queue, topics
+from ..model import BY_A_PERSON, Circuit, Delivery, Status, Webhook, WebhookState
 from ..model.base import HOW_TO_MIGRATE, is_missing_table
 from ..visibility import stored_labels
-from . import schema
+from . import bounds, schema, verification
 from .feed import webhook_event_list
 
 # Receivers have a day to take up a new secret; the old one signs until then.
@@ -35,6 +35,7 @@ def actions() -> dict[str, Callable[..., Any]]:
         webhook_delete,
         webhook_secret_show,
         webhook_secret_rotate,
+        webhook_verify,
         webhook_topic_list,
         webhook_event_list,
     )
@@ -81,6 +82,12 @@ def webhook_create(context: Any, data_dict: dict[str, Any]) -> str:
     :param headers: headers to send along, for example ``Authorization``;
         they are stored encrypted and never shown again (optional)
     :type headers: dictionary
+    :param max_rate: at most so many deliveries a minute; what is more waits
+        (optional)
+    :type max_rate: int
+    :param coalesce: of what waits, tell only the newest state of each dataset
+        and resource (default false)
+    :type coalesce: bool
     :param secret: the signing secret, ``whsec_`` and the base64 of 24 to 64
         bytes (optional, one is made)
     :type secret: string
@@ -91,11 +98,15 @@ def webhook_create(context: Any, data_dict: dict[str, Any]) -> str:
     tk.check_access("webhook_create", context, data_dict)
     data = schema.validate(data_dict, schema.webhook_create(), context)
     webhook = Webhook(user_id=_user_id(context))
-    _begin_to_serve(webhook.user_id)
     _assign(webhook, data)
     webhook.set_secret(data.get("secret") or encryption.new_secret())
+    verification.demand(webhook)
     model.Session.add(webhook)
+    _make_active(webhook)
+    bounds.check_owner(context, webhook)
+    bounds.check_host(context, webhook)
     _commit(context)
+    _nudge_to_verify(webhook)
     return str(webhook.id)
 
 
@@ -107,8 +118,12 @@ def webhook_show(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
     :type id: string
 
     :returns: id, topic, topics, address, user_id, created_at, state,
-        state_reason, description, filters, format, the names of its custom
-        headers, and health; never the secret
+        state_reason, description, filters, format, max_rate, coalesce, the
+        names of its custom headers, and health; never the secret. ``health``
+        has state_reason, ``circuit`` (``open`` while all waits for a probe at
+        ``next_try``), ``failures`` in a row, ``failing_since``,
+        ``last_success_at``, ``last_failure_at``, and ``missed_since``, from
+        when on it was not told
     :rtype: dictionary
     """
     return _dictize(_get("webhook_show", context, data_dict))
@@ -120,7 +135,7 @@ def webhook_list(context: Any, data_dict: dict[str, Any]) -> list[dict[str, Any]
 
     :param user: id or name of the owner (optional)
     :type user: string
-    :param state: ``active``, ``paused`` or ``disabled`` (optional)
+    :param state: ``active``, ``paused``, ``disabled`` or ``unverified`` (optional)
     :type state: string
     :param topic: only those that are told of this topic (optional)
     :type topic: string
@@ -183,6 +198,8 @@ def webhook_patch(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
         "description": webhook.description,
         "filters": webhook.filters,
         "format": webhook.format,
+        "max_rate": webhook.max_rate,
+        "coalesce": webhook.newest_only,
         "headers": _kept_headers(webhook) if "headers" not in data_dict else None,
         "state": _settable_state(webhook),
     }
@@ -250,6 +267,35 @@ def webhook_secret_rotate(context: Any, data_dict: dict[str, Any]) -> dict[str, 
     return _secrets(webhook)
 
 
+def webhook_verify(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
+    """Confirm with the challenge that an endpoint received that it may be called.
+
+    Only where ``ckanext.webhooks.verify`` is on, and for an endpoint that
+    does not answer the ping with the challenge by itself. You must own the
+    webhook, or be a sysadmin.
+
+    :param id: of the webhook
+    :type id: string
+    :param challenge: as the endpoint received it in the last ping
+    :type challenge: string
+
+    :returns: the webhook as :func:`webhook_show` gives it
+    :rtype: dictionary
+    """
+    webhook = _get("webhook_verify", context, data_dict)
+    data = schema.validate(data_dict, schema.webhook_verify(), context)
+    if webhook.state != WebhookState.UNVERIFIED.value:
+        raise tk.ValidationError({"id": [tk._("It is %s, not unverified") % webhook.state]})
+    if not verification.is_answered(webhook, data["challenge"]):
+        message = tk._("This is not the challenge; webhook_ping sends it once more")
+        raise tk.ValidationError({"challenge": [message]})
+    webhook.challenge = None
+    _make_active(webhook)
+    _commit(context)
+    model.Session.refresh(webhook)
+    return _dictize(webhook)
+
+
 @tk.side_effect_free
 def webhook_topic_list(context: Any, data_dict: dict[str, Any]) -> list[dict[str, str]]:
     """List the topics that can be subscribed to.
@@ -285,10 +331,53 @@ def _assign(webhook: Any, data: dict[str, Any]) -> None:
     webhook.description = data.get("description")
     webhook.filters = data.get("filters") or {}
     webhook.format = data["format"]
+    webhook.max_rate = data.get("max_rate")
+    webhook.newest_only = data["coalesce"]
     custom = data.get("headers")
     webhook.headers = (
         encryption.encrypt(json.dumps(custom), config.secret_keys()) if custom else None
     )
+
+
+def _make_active(webhook: Any) -> None:
+    """Let a webhook be told; or first, where that is asked for, be verified."""
+    if verification.is_open(webhook):
+        model.Session.flush()
+        verification.ask(webhook)
+        model.Session.flush()
+        return
+    _begin_to_serve(webhook.user_id)
+    webhook.challenge = None
+    webhook.state = WebhookState.ACTIVE.value
+    webhook.state_reason = None
+    model.Session.flush()
+
+
+def _disable(webhook: Any) -> None:
+    webhook.state = WebhookState.DISABLED.value
+    webhook.state_reason = BY_A_PERSON
+    _miss_from_now_on(webhook)
+    model.Session.flush()
+    _cancel_pending(webhook.id, "disabled")
+
+
+def _miss_from_now_on(webhook: Any) -> None:
+    webhook.missed_since = sa.func.coalesce(Webhook.missed_since, sa.func.clock_timestamp())
+
+
+def _forget_trouble(webhook: Any) -> None:
+    """Trust an endpoint as a new one: of what was there before, it says nothing."""
+    webhook.circuit = Circuit.CLOSED.value
+    webhook.failures = 0
+    webhook.failing_since = None
+    webhook.mailed = None
+    # What is held back may go; where nothing is, that stays so.
+    webhook.next_at = sa.case((Webhook.next_at.isnot(None), sa.func.clock_timestamp()))
+
+
+def _nudge_to_verify(webhook: Any) -> None:
+    if webhook.state == WebhookState.UNVERIFIED.value:
+        queue.nudge()
 
 
 def _begin_to_serve(user_id: str) -> None:
@@ -314,21 +403,40 @@ _BEGIN_TO_SERVE = sa.text(
 
 def _update(context: Any, webhook: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
     data = schema.validate(data_dict, schema.webhook_update(), context)
+    was, moved = webhook.state, webhook.address != data["address"]
     _assign(webhook, data)
     webhook.updated_at = sa.text("timezone('utc', clock_timestamp())")
+    if moved:
+        verification.demand(webhook)
+        _forget_trouble(webhook)
     if data["state"] == WebhookState.DISABLED.value:
-        webhook.state = WebhookState.DISABLED.value
-        webhook.state_reason = tk._("by a person")
-        model.Session.flush()
-        _cancel_pending(webhook.id, "disabled")
+        if was != WebhookState.DISABLED.value:
+            _disable(webhook)
     else:
-        if webhook.state != WebhookState.ACTIVE.value:
-            _begin_to_serve(webhook.user_id)
-        webhook.state = WebhookState.ACTIVE.value
-        webhook.state_reason = None
+        _enable(webhook, was, moved)
+        if moved or was == WebhookState.DISABLED.value:
+            bounds.check_host(context, webhook)
     _commit(context)
+    _nudge_to_verify(webhook)
     model.Session.refresh(webhook)
     return _dictize(webhook)
+
+
+def _enable(webhook: Any, was: str, moved: bool) -> None:
+    """Make a webhook active, or leave it as it is where that is what it was left as.
+
+    :param was: its state before
+    """
+    if was == WebhookState.DISABLED.value:
+        _forget_trouble(webhook)
+    if was == WebhookState.UNVERIFIED.value and verification.is_open(webhook) and not moved:
+        return
+    if was == WebhookState.ACTIVE.value and verification.is_open(webhook):
+        _miss_from_now_on(webhook)
+        model.Session.flush()
+        _cancel_pending(webhook.id, "the address changed and is not verified yet")
+    if was != WebhookState.ACTIVE.value or verification.is_open(webhook):
+        _make_active(webhook)
 
 
 def _cancel_pending(webhook_id: str, reason: str) -> None:
@@ -429,11 +537,18 @@ def _dictize(webhook: Any) -> dict[str, Any]:
         "description": webhook.description,
         "filters": webhook.filters,
         "format": webhook.format,
+        "max_rate": webhook.max_rate,
+        "coalesce": webhook.newest_only,
         "headers": _header_names(webhook),
         "health": {
+            "state_reason": webhook.state_reason,
+            "circuit": webhook.circuit,
+            "failures": webhook.failures,
             "failing_since": _moment(webhook.failing_since),
             "last_success_at": _moment(webhook.last_success_at),
             "last_failure_at": _moment(webhook.last_failure_at),
+            "next_try": _moment(webhook.next_at),
+            "missed_since": _moment(webhook.missed_since),
         },
     }
 

@@ -27,6 +27,7 @@ def auth_functions() -> dict[str, Callable[..., AuthResult]]:
         "webhook_delete": webhook_show,
         "webhook_secret_show": webhook_show,
         "webhook_secret_rotate": webhook_show,
+        "webhook_verify": webhook_show,
         "webhook_topic_list": webhook_topic_list,
         "webhook_event_list": webhook_event_list,
     }

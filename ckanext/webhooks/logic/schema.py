@@ -56,6 +56,8 @@ def webhook_create(
     webhooks_headers: Any,
     webhooks_secret: Any,
     webhooks_max_length: Any,
+    webhooks_max_rate: Any,
+    webhooks_flag: Any,
 ) -> dict[str, Any]:
     return {
         "topic": [not_empty, webhooks_topics],
@@ -64,6 +66,8 @@ def webhook_create(
         "filters": [ignore_empty, webhooks_filters],
         "format": [default(Format.CLASSIC.value), one_of([f.value for f in Format])],
         "headers": [ignore_empty, webhooks_headers],
+        "max_rate": [ignore_missing, webhooks_max_rate],
+        "coalesce": [default(False), webhooks_flag],
         "secret": [ignore_missing, webhooks_secret],
     }
 
@@ -86,6 +90,11 @@ def webhook_update(
 @validator_args
 def only_id(not_empty: Any, webhooks_text: Any) -> dict[str, Any]:
     return {"id": [not_empty, webhooks_text]}
+
+
+@validator_args
+def webhook_verify(not_empty: Any, webhooks_text: Any) -> dict[str, Any]:
+    return {"id": [not_empty, webhooks_text], "challenge": [not_empty, webhooks_text]}
 
 
 @validator_args

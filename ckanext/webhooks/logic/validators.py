@@ -36,6 +36,8 @@ _OWN_HEADERS = frozenset(
 )
 _OWN_PREFIXES = ("content-", "webhook-", "proxy-")
 _MAX_FILTER_VALUES = 100
+# A thousand a second, which is more than one endpoint is sent in any case.
+MAX_RATE = 60_000
 # What PostgreSQL cannot hold, and what is half a character in JSON.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -46,8 +48,10 @@ def validators() -> dict[str, Callable[..., Any]]:
         "webhooks_address": address,
         "webhooks_at_most": at_most,
         "webhooks_filters": filters,
+        "webhooks_flag": flag,
         "webhooks_headers": headers,
         "webhooks_max_length": max_length,
+        "webhooks_max_rate": max_rate,
         "webhooks_secret": secret,
         "webhooks_text": text,
         "webhooks_topic": topic,
@@ -84,6 +88,27 @@ def at_most(limit: int) -> Callable[[int], int]:
         return value
 
     return check
+
+
+def flag(value: Any) -> bool:
+    """Accept a yes or a no. CKAN's own takes whatever it does not know for a no."""
+    found = _FLAGS.get(str(value).strip().lower())
+    if found is None:
+        raise tk.Invalid(tk._("Must be true or false"))
+    return found
+
+
+_FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+def max_rate(value: Any) -> int:
+    """Accept a number of deliveries a minute."""
+    text_ = str(value).strip()
+    if isinstance(value, bool) or not re.fullmatch("[0-9]{1,9}", text_):
+        raise tk.Invalid(tk._("Must be a whole number of deliveries a minute"))
+    if not 1 <= int(text_) <= MAX_RATE:
+        raise tk.Invalid(tk._("Must be from 1 to %d deliveries a minute") % MAX_RATE)
+    return int(text_)
 
 
 def topic(value: Any) -> str:

@@ -75,8 +75,19 @@ def test_what_is_given_is_shown_and_what_is_not_has_its_default():
         "description": None,
         "filters": {},
         "format": "classic",
+        "max_rate": None,
+        "coalesce": False,
         "headers": [],
-        "health": {"failing_since": None, "last_success_at": None, "last_failure_at": None},
+        "health": {
+            "state_reason": None,
+            "circuit": "closed",
+            "failures": 0,
+            "failing_since": None,
+            "last_success_at": None,
+            "last_failure_at": None,
+            "next_try": None,
+            "missed_since": None,
+        },
     }
     age = datetime.datetime.utcnow() - datetime.datetime.fromisoformat(shown["created_at"])
     assert abs(age.total_seconds()) < 60, "UTC, as in 2015"
@@ -90,6 +101,8 @@ def test_what_is_given_is_shown_and_what_is_not_has_its_default():
         format="cloudevents",
         headers=HEADERS,
         secret=SECRET,
+        max_rate=30,
+        coalesce=True,
     )
     shown = call(user, "webhook_show", id=hook)
     assert shown["topic"] == "dataset/create,resource/*"
@@ -97,6 +110,7 @@ def test_what_is_given_is_shown_and_what_is_not_has_its_default():
     assert shown["description"] == "Für die Suche"
     assert shown["filters"] == {"organization": [organization["id"]], "tag": ["blue", "wet"]}
     assert shown["format"] == "cloudevents"
+    assert (shown["max_rate"], shown["coalesce"]) == (30, True)
     assert call(user, "webhook_secret_show", id=hook) == {"secret": SECRET}
 
 
@@ -122,7 +136,14 @@ def test_secrets_are_stored_encrypted_and_shown_to_nobody_by_show_and_list():
 def test_update_replaces_everything_and_patch_what_is_given():
     user = factories.User()
     hook = create(
-        user, topic="*", description="d", filters={"tag": "a"}, format="standard", headers=HEADERS
+        user,
+        topic="*",
+        description="d",
+        filters={"tag": "a"},
+        format="standard",
+        headers=HEADERS,
+        max_rate=30,
+        coalesce=True,
     )
     before = call(user, "webhook_show", id=hook)
     secret = call(user, "webhook_secret_show", id=hook)
@@ -148,6 +169,8 @@ def test_update_replaces_everything_and_patch_what_is_given():
         "description": None,
         "filters": {},
         "format": "classic",
+        "max_rate": None,
+        "coalesce": False,
         "headers": [],
     }
     assert call(user, "webhook_secret_show", id=hook) == secret
@@ -207,6 +230,78 @@ def test_disabling_cancels_what_waits_and_enabling_starts_anew():
     # An update that says nothing of it is an active webhook, as a new one is.
     call(user, "webhook_patch", id=hook, state="disabled")
     assert call(user, "webhook_update", id=hook, topic="*", address=ADDRESS)["state"] == "active"
+
+
+def in_trouble(hook: str) -> None:
+    """Make an endpoint one that failed, as the worker notes it."""
+    model.Session.execute(
+        sa.text(
+            "UPDATE webhooks SET circuit = 'open', failures = 7, mailed = 'failing',"
+            " failing_since = clock_timestamp() - interval '1 day',"
+            " next_at = clock_timestamp() + interval '1 hour' WHERE id = :id"
+        ),
+        {"id": hook},
+    )
+    model.Session.commit()
+
+
+def trouble(hook: str) -> tuple:
+    (row,) = (r for r in stored() if r.id == hook)
+    return row.circuit, row.failures, row.failing_since, row.mailed
+
+
+def test_the_health_of_an_endpoint_is_shown():
+    user = factories.User()
+    hook = create(user)
+    in_trouble(hook)
+    health = call(user, "webhook_show", id=hook)["health"]
+    assert (health["circuit"], health["failures"]) == ("open", 7)
+    since, next_try = (
+        datetime.datetime.fromisoformat(health[key]) for key in ("failing_since", "next_try")
+    )
+    assert next_try - since > datetime.timedelta(hours=24)
+
+
+@pytest.mark.parametrize("change", [{"address": "http://example.com/b"}, {"state": "active"}])
+def test_a_new_address_and_enabling_forget_the_trouble_there_was(change):
+    user = factories.User()
+    hook, idle = create(user), create(user)
+    if "state" in change:
+        for id_ in (hook, idle):
+            call(user, "webhook_patch", id=id_, state="disabled")
+    in_trouble(hook)
+    # What changes something else forgets nothing.
+    call(user, "webhook_patch", id=hook, description="d")
+    assert trouble(hook)[0] == "open"
+    for id_ in (hook, idle):
+        call(user, "webhook_patch", id=id_, **change)
+        assert trouble(id_) == ("closed", 0, None, None)
+    rows = {row.id: row.next_at for row in stored()}
+    assert rows[idle] is None, "where nothing is held back, nothing is"
+    assert rows[hook] < datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(minutes=1)
+
+
+def test_what_was_missed_is_known_from_the_first_time():
+    user = factories.User()
+    hook = create(user)
+    call(user, "webhook_patch", id=hook, state="disabled")
+    missed = call(user, "webhook_show", id=hook)["health"]["missed_since"]
+    assert datetime.datetime.fromisoformat(missed)
+    for state in ("active", "disabled", "active"):
+        call(user, "webhook_patch", id=hook, state=state)
+        assert call(user, "webhook_show", id=hook)["health"]["missed_since"] == missed
+
+
+def test_why_the_software_disabled_it_stays_said():
+    user = factories.User()
+    hook = create(user)
+    model.Session.execute(
+        sa.text("UPDATE webhooks SET state = 'disabled', state_reason = 'it is gone'")
+    )
+    model.Session.commit()
+    for data in ({"description": "d"}, {"state": "disabled"}):
+        shown = call(user, "webhook_patch", id=hook, **data)
+        assert (shown["state"], shown["state_reason"]) == ("disabled", "it is gone")
 
 
 def test_deleting_cancels_what_waits_and_keeps_the_record():

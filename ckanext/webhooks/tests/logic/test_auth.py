@@ -22,6 +22,7 @@ OF_ONE_WEBHOOK = (
     "webhook_delete",
     "webhook_secret_show",
     "webhook_secret_rotate",
+    "webhook_verify",
 )
 READS = ("webhook_show", "webhook_list", "webhook_secret_show", "webhook_topic_list")
 OPTION = "ckanext.webhooks.minimum_auth"

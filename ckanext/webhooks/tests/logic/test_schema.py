@@ -74,6 +74,8 @@ BAD = {
         {"webhook-signature": "x"},
         {"X-A": "a\r\nb"},
     ],
+    "max_rate": [0, -1, 60_001, 1.5, "", "many", "5 a minute", True, [5], {}, [{"a": "b"}]],
+    "coalesce": ["maybe", 2, 0.5, ["true"], {"a": "b"}, [{"a": "b"}]],
     "secret": [
         "",
         "secret",
