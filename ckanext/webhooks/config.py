@@ -74,12 +74,12 @@ def max_in_flight_per_webhook() -> int:
 
 
 def max_in_flight_per_host() -> int:
-    """Give how many of them may go to one host, 0 for a quarter of all."""
+    """Give how many of them may go to one host, 0 for half of all."""
     return int(tk.config["ckanext.webhooks.max_in_flight_per_host"])
 
 
 def max_in_flight_per_owner() -> int:
-    """Give how many of them may be of one user's webhooks, 0 for a quarter of all."""
+    """Give how many of them may be of one user's webhooks, 0 for half of all."""
     return int(tk.config["ckanext.webhooks.max_in_flight_per_owner"])
 
 

@@ -83,13 +83,13 @@ def _opened_engine() -> transport.Engine:
 
 
 def _bounds(all_: int) -> Bounds:
-    # No host and no owner has more than a quarter, where nothing else is said.
-    quarter = max(1, all_ // 4)
+    # No host and no owner has more than half, where nothing else is said.
+    half = max(1, all_ // 2)
     return Bounds(
         all_,
         config.max_in_flight_per_webhook(),
-        config.max_in_flight_per_host() or quarter,
-        config.max_in_flight_per_owner() or quarter,
+        config.max_in_flight_per_host() or half,
+        config.max_in_flight_per_owner() or half,
     )
 
 
@@ -169,7 +169,7 @@ class _Drive:
         entities: dict[tuple[str, bool], str] = {}
         cancelled: dict[int, str] = {}
         for delivery in claimed.deliveries:
-            webhook = claimed.webhooks.get(delivery.webhook_id)
+            webhook: Any = claimed.webhooks.get(delivery.webhook_id)
             event = claimed.events.get(delivery.event_id)
             reason = _refusal(delivery, webhook, event, standing)
             if reason is not None:
