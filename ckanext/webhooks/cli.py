@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from typing import Any
 
 import ckan.plugins.toolkit as tk
@@ -47,7 +48,8 @@ def worker(concurrency: int, loglevel: str) -> None:
 
 @webhooks.command()
 @click.option("--forever", is_flag=True, help="Go on, looking once a second.")
-def deliver(forever: bool) -> None:
+@click.pass_context
+def deliver(context: click.Context, forever: bool) -> None:
     """Do a worker's work without Celery: deliver what is due, then end.
 
     May run beside workers.
@@ -56,7 +58,8 @@ def deliver(forever: bool) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: tasks.stopping.set())
     if forever:
-        tasks.tick()
+        app = context.meta.get("flask_app")
+        tasks.tick(app.test_request_context if app else nullcontext)
     else:
         made = tasks.work_once()
         click.echo(f"{made} attempts")

@@ -7,13 +7,16 @@ import threading
 import time
 import uuid
 from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from ckan import model
 
 from . import capture, queue
 from .deliver import deliver_due
 from .dispatch import dispatch, move_on, notice_rights
-from .sweep import sweep, trim_log
+from .sweep import sweep, tell_owners, trim_log
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +24,8 @@ log = logging.getLogger(__name__)
 TICK = 1.0
 # What only time makes necessary is looked at so often (seconds).
 SWEEP_EVERY = 60.0
+# A mail under way gets so long (seconds) when the worker ends.
+MAIL_PATIENCE = 10.0
 # Log and catalogue are compared so often (seconds): it reads every dataset's row.
 RECONCILE_EVERY = 3600.0
 # What could not be captured is looked at again so often (seconds): what was in
@@ -29,6 +34,9 @@ RECONCILE_MISSED_EVERY = 30.0
 
 # Set when this process is to end: what is under way is finished, no more begun.
 stopping = threading.Event()
+# Nudges that come together are one: a burst of saves is not as many rounds.
+_dispatching = threading.Lock()
+_nudged = threading.Event()
 # Ids of datasets that could not be captured.
 _missed: set[str] = set()
 
@@ -55,17 +63,35 @@ def work_once() -> int:
     :returns: how many attempts were made
     """
     try:
-        while dispatch() + move_on() and not stopping.is_set():
-            pass
+        _dispatch_all()
         return deliver_due(stopping.is_set)
     finally:
         model.Session.remove()
 
 
-def tick() -> None:
-    """Work once a second until :data:`stopping` is set, whatever happens meanwhile."""
+def _dispatch_all() -> None:
+    """Dispatch until nothing waits; while another thread does, that one goes on for us."""
+    _nudged.set()
+    while _nudged.is_set() and _dispatching.acquire(blocking=False):
+        try:
+            _nudged.clear()
+            while dispatch() + move_on() and not stopping.is_set():
+                pass
+        finally:
+            _dispatching.release()
+
+
+def tick(translating: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
+    """Work once a second until :data:`stopping` is set, whatever happens meanwhile.
+
+    :param translating: gives a context in which CKAN knows the portal's language
+    """
     reconciling = threading.Thread(target=keep_reconciled, name="webhooks-reconcile", daemon=True)
     reconciling.start()
+    mailing = threading.Thread(
+        target=keep_told, args=(translating,), name="webhooks-mail", daemon=True
+    )
+    mailing.start()
     next_sweep = 0.0
     while not stopping.is_set():
         try:
@@ -82,6 +108,25 @@ def tick() -> None:
             )
         stopping.wait(TICK)
     reconciling.join()
+    # CKAN's mailer sets no time limit; what it has not sent by then is lost.
+    mailing.join(MAIL_PATIENCE)
+
+
+def keep_told(translating: Callable[[], AbstractContextManager[Any]]) -> None:
+    """Mail to owners what is due, beside everything else: a mail server may be slow."""
+    while not stopping.wait(SWEEP_EVERY):
+        try:
+            with translating():
+                tell_owners()
+        except Exception:
+            log.exception(
+                "webhooks [%s]: owners could not be told by mail; this is tried again in %g s."
+                " If it goes on, look at PostgreSQL, at the options smtp.* and at the lines below.",
+                uuid.uuid4(),
+                SWEEP_EVERY,
+            )
+        finally:
+            model.Session.remove()
 
 
 def keep_reconciled() -> None:

@@ -12,6 +12,8 @@ of them may run.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import ckan.plugins.toolkit as tk
@@ -26,14 +28,18 @@ from .model.base import HOW_TO_MIGRATE
 _PATIENCE = 5.0
 
 
-def load_ckan() -> None:
-    """Load CKAN, unless the process has it already."""
+def load_ckan() -> Callable[[], AbstractContextManager[Any]]:
+    """Load CKAN, unless the process has it already.
+
+    :returns: what gives a context in which CKAN knows the portal's language
+    """
     if "ckanext.webhooks.minimum_auth" in tk.config:
-        return
+        return nullcontext
     from ckan.cli import load_config
     from ckan.config.middleware import make_app
 
-    make_app(load_config())
+    # CKAN's own commands get their contexts in the same way.
+    return make_app(load_config())._wsgi_app.test_request_context
 
 
 def configure() -> None:
@@ -61,7 +67,7 @@ def configure() -> None:
     )
 
 
-load_ckan()
+_translating = load_ckan()
 configure()
 app = queue.app
 
@@ -81,7 +87,9 @@ def _check_pool(instance: Any, **_: Any) -> None:
 @signals.worker_ready.connect
 def _start_ticking(**_: Any) -> None:
     tasks.stopping.clear()
-    thread = threading.Thread(target=tasks.tick, name="webhooks-tick", daemon=True)
+    thread = threading.Thread(
+        target=tasks.tick, args=(_translating,), name="webhooks-tick", daemon=True
+    )
     thread.start()
     _ticking.append(thread)
 

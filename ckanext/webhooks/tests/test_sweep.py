@@ -87,7 +87,7 @@ def test_owners_without_the_role_are_paused_and_come_back_by_themselves():
         assert OPTION in shown["state_reason"]
         # What waits is cancelled, with the reason; of others nothing.
         rows = {r.webhook_id: (r.status, r.reason) for r in stored("webhooks_delivery")}
-        assert rows == {mine: ("cancelled", "paused"), theirs: ("pending", None)}
+        assert rows == {mine: ("cancelled", shown["state_reason"]), theirs: ("pending", None)}
         before = stored()
         sweep_now()
         assert stored() == before, "once is enough"
@@ -97,12 +97,54 @@ def test_owners_without_the_role_are_paused_and_come_back_by_themselves():
         assert call(user, "webhook_show", id=mine)["state_reason"] is None
 
 
-def test_a_deleted_user_s_webhooks_are_paused():
-    user = factories.User()
-    hook = create(user)
+def test_a_deleted_user_s_webhooks_are_paused_and_what_waits_is_cancelled():
+    user, other = factories.User(), factories.User()
+    hook, theirs = create(user), create(other)
+    event("e1")
+    for id_ in (hook, theirs):
+        delivery("e1", id_)
+    held_back(hook)
     call_action("user_delete", id=user["id"])
     sweep_now()
-    assert states() == {hook: "paused"}
+    (row,) = (r for r in stored() if r.id == hook)
+    assert (row.state, row.state_reason) == ("paused", "its owner is not an active user any more")
+    assert row.missed_since is not None
+    assert states()[theirs] == "active"
+    waiting = {r.webhook_id: (r.status, r.reason) for r in stored("webhooks_delivery")}
+    assert waiting == {hook: ("cancelled", row.state_reason), theirs: ("pending", None)}
+    # Whoever comes back goes on.
+    execute("UPDATE \"user\" SET state = 'active' WHERE id = :id", id=user["id"])
+    sweep_now()
+    assert states() == {hook: "active", theirs: "active"}
+
+
+@pytest.mark.ckan_config(OPTION, "editor")
+def test_the_reason_for_a_pause_is_the_one_of_now():
+    user = factories.User()
+    factories.Organization(users=[{"name": user["name"], "capacity": "editor"}])
+    hook = create(user)
+    with changed_config(OPTION, "sysadmin"):
+        sweep_now()
+        (before,) = stored()
+        call_action("user_delete", id=user["id"])
+        sweep_now()
+    (row,) = stored()
+    assert row.id == hook and (before.state, row.state) == ("paused", "paused")
+    assert OPTION in before.state_reason and "not an active user" in row.state_reason
+
+
+def held_back(hook: str) -> None:
+    execute("UPDATE webhooks_delivery SET due_at = NULL WHERE webhook_id = :id", id=hook)
+
+
+def test_what_is_not_verified_does_not_become_active_by_a_pause():
+    user = factories.User()
+    with changed_config("ckanext.webhooks.verify", True):
+        hook = create(user)
+    with changed_config(OPTION, "sysadmin"):
+        sweep_now()
+    sweep_now()
+    assert states() == {hook: "unverified"}
 
 
 def test_old_secrets_are_forgotten_when_they_sign_no_more():
@@ -180,7 +222,7 @@ def test_what_waits_is_not_old():
 
 
 def test_pruning_goes_on_over_many_sets(monkeypatch):
-    monkeypatch.setattr(sweep, "BATCH", 2)
+    monkeypatch.setattr(sweep.old, "BATCH", 2)
     for version in range(1, 8):
         event(f"e{version}", version=version, age=60)
         delivery(f"e{version}", age=60)

@@ -1,9 +1,4 @@
-"""What keeps the tables true and small, beside the stream of events.
-
-What was lost on the way needs no search: an event without a sequence and a
-delivery whose lease ran out are due by themselves, and every tick of the
-worker takes what is due. Here is what time alone makes necessary.
-"""
+"""What goes when it is old, or is needed no more."""
 
 from __future__ import annotations
 
@@ -11,65 +6,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from . import config, owners
-from .model import WebhookState, transaction
+from .. import config
+from ..model import transaction
 
 # Rows per statement: a lock is held for milliseconds, and autovacuum keeps up.
 BATCH = 1000
-
-_PAUSED_REASON = "its owner does not have the role of ckanext.webhooks.minimum_auth"
-
-
-def sweep() -> None:
-    """Do all of it. Two workers may do so at the same time."""
-    pause_and_resume()
-    forget_old_secrets()
-    forget_unserved()
-    prune()
-
-
-def pause_and_resume() -> None:
-    """Pause the webhooks of owners who may not have any, and undo it when they may."""
-    with transaction() as connection:
-        rows = connection.execute(
-            sa.text("SELECT DISTINCT user_id, state FROM webhooks WHERE state <> 'disabled'")
-        ).all()
-    standing = owners.standing({row.user_id for row in rows})
-    pause = sorted(
-        {
-            r.user_id
-            for r in rows
-            if r.state == WebhookState.ACTIVE and not standing[r.user_id].may_subscribe
-        }
-    )
-    resume = sorted(
-        {
-            r.user_id
-            for r in rows
-            if r.state == WebhookState.PAUSED and standing[r.user_id].may_subscribe
-        }
-    )
-    if not pause and not resume:
-        return
-    with transaction() as connection:
-        connection.execute(_PAUSE, {"user_ids": pause, "reason": _PAUSED_REASON})
-        connection.execute(_RESUME, {"user_ids": resume})
-
-
-_PAUSE = sa.text(
-    """
-    WITH paused AS (
-        UPDATE webhooks SET state = 'paused', state_reason = :reason
-        WHERE user_id = ANY(CAST(:user_ids AS text[])) AND state = 'active' RETURNING id)
-    UPDATE webhooks_delivery d
-    SET status = 'cancelled', reason = 'paused', ended_at = clock_timestamp()
-    FROM paused WHERE d.webhook_id = paused.id AND d.status = 'pending'
-    """
-)
-_RESUME = sa.text(
-    "UPDATE webhooks SET state = 'active', state_reason = NULL"
-    " WHERE user_id = ANY(CAST(:user_ids AS text[])) AND state = 'paused'"
-)
 
 
 def forget_old_secrets() -> None:

@@ -1,0 +1,62 @@
+"""Webhooks whose owners may not have any: paused, and resumed when they may."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from .. import owners
+from ..model import WebhookState, transaction
+
+_NO_ROLE = "its owner does not have the role of ckanext.webhooks.minimum_auth"
+_NO_OWNER = "its owner is not an active user any more"
+
+
+def pause_and_resume() -> None:
+    """Pause the webhooks of owners who may not have any, and undo it when they may."""
+    with transaction() as connection:
+        rows = connection.execute(
+            sa.text(
+                "SELECT DISTINCT user_id, state, state_reason FROM webhooks"
+                " WHERE state IN ('active', 'paused')"
+            )
+        ).all()
+    standing = owners.standing({row.user_id for row in rows})
+    reasons = {user_id: _reason(owner) for user_id, owner in standing.items()}
+    pause = {r.user_id for r in rows if reasons[r.user_id] not in (None, r.state_reason)}
+    resume = {
+        r.user_id for r in rows if reasons[r.user_id] is None and r.state == WebhookState.PAUSED
+    }
+    if not pause and not resume:
+        return
+    user_ids = sorted(pause)
+    with transaction() as connection:
+        connection.execute(
+            _PAUSE, {"user_ids": user_ids, "reasons": [reasons[id_] for id_ in user_ids]}
+        )
+        connection.execute(_RESUME, {"user_ids": sorted(resume)})
+
+
+def _reason(owner: owners.Owner) -> str | None:
+    """Say why an owner's webhooks are paused, None where they are not to be."""
+    if not owner.exists:
+        return _NO_OWNER
+    return None if owner.may_subscribe else _NO_ROLE
+
+
+_PAUSE = sa.text(
+    """
+    WITH paused AS (
+        UPDATE webhooks w SET state = 'paused', state_reason = o.reason,
+            missed_since = coalesce(missed_since, clock_timestamp())
+        FROM unnest(CAST(:user_ids AS text[]), CAST(:reasons AS text[])) AS o(user_id, reason)
+        WHERE w.user_id = o.user_id AND w.state IN ('active', 'paused')
+        RETURNING w.id, o.reason)
+    UPDATE webhooks_delivery d
+    SET status = 'cancelled', reason = paused.reason, ended_at = clock_timestamp()
+    FROM paused WHERE d.webhook_id = paused.id AND d.status = 'pending'
+    """
+)
+_RESUME = sa.text(
+    "UPDATE webhooks SET state = 'active', state_reason = NULL"
+    " WHERE user_id = ANY(CAST(:user_ids AS text[])) AND state = 'paused'"
+)
