@@ -3,8 +3,9 @@
 The same stream of events goes to it alone, and beside endpoints that take
 five seconds for each, that are dead, that drip, and one whose circuit is
 open with 100,000 deliveries waiting; with ``--crowd``, beside 2,000 that take
-their whole deadline. Alone and beside take turns in one run. Printed is the time from commit to arrival at the one that works, what the
-worker held meanwhile, and the ratio.
+their whole deadline. Alone and beside take
+turns in one run. Printed is the time from commit to arrival at the one that
+works, what the worker held meanwhile, and the ratio.
 
 Events are written straight into the log, as capture writes them: one
 transaction each, then a nudge. Everything behind that is what a portal runs:

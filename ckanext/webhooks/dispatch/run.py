@@ -8,9 +8,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from .. import config
 from ..model import Origin, State, transaction
 from ..visibility import OwnerLabels, may_see
-from . import rights, write
+from . import loops, rights, write
 from .events import Event, events_or_fewer
 
 # A set is bounded by count and by content, so that a worker's memory is.
@@ -21,24 +22,26 @@ MAX_STORED_BYTES = 8 * 1024 * 1024
 def dispatch() -> int:
     """Number what was captured and write its deliveries, one set of events.
 
-    :returns: how many captured changes the set held; 0 when none waits
+    :returns: how many captured changes are known to wait still
     """
     with transaction() as connection:
         write.lock(connection)
         changes = connection.execute(
-            _WAITING, {"events": MAX_EVENTS, "bytes": MAX_STORED_BYTES}
+            _WAITING,
+            {"events": MAX_EVENTS, "bytes": MAX_STORED_BYTES, "bound": config.loop_bound()},
         ).all()
         if not changes:
             return 0
         serving = rights.settle(connection, sorted({change.dataset_id for change in changes}))
         events = [event for change in changes for event in events_or_fewer(change)]
         write.number(connection, events)
+        _slow_down(changes, events)
         write.write_events(connection, events)
         write.write_deliveries(connection, _pairs(events, serving.labels))
         _blank(connection, [c.dataset_id for c in changes if c.state == State.PURGED])
         if serving.held_back:
             rights.notice(connection)
-        return len(changes)
+        return int(changes[0].known) - len(changes)
 
 
 _WAITING = sa.text(
@@ -47,17 +50,28 @@ _WAITING = sa.text(
         SELECT id, sum(coalesce(pg_column_size(content), 0)) OVER (ORDER BY position)
                    - coalesce(pg_column_size(content), 0) AS bytes_before
         FROM (SELECT id, position, content FROM webhooks_event
-              WHERE sequence IS NULL ORDER BY position LIMIT :events) oldest)
+              -- One more than a set holds, to know whether to go on.
+              WHERE sequence IS NULL ORDER BY position LIMIT :events + 1) oldest)
     SELECT e.id, e.dataset_id, e.state, e.occurred_at, e.captured_at, e.labels_before, e.labels,
            e.facets_before, e.facets, e.content, e.first_sight, e.origin,
-           previous.content AS content_before
+           previous.due_at AS due_before, earlier.captured_at AS bound_at,
+           previous.content AS content_before, (SELECT count(*) FROM waiting) AS known
     FROM waiting JOIN webhooks_event e USING (id)
     LEFT JOIN webhooks_event previous
         ON previous.dataset_id = e.dataset_id AND previous.version = e.version - 1
+    LEFT JOIN webhooks_event earlier
+        ON earlier.dataset_id = e.dataset_id AND earlier.version = e.version - :bound
     WHERE waiting.bytes_before < :bytes
-    ORDER BY e.position
+    ORDER BY e.position LIMIT :events
     """
 )
+
+
+def _slow_down(changes: Sequence[Any], events: Sequence[Event]) -> None:
+    now = events[0].row["dispatched_at"]
+    later = loops.due_times(changes, now, config.loop_bound(), config.loop_pause())
+    for event in events:
+        event.row["due_at"] = later.get(event.row.get("source_id") or event.row["id"])
 
 
 def _pairs(events: Sequence[Event], owners: Mapping[str, OwnerLabels]) -> Iterator[dict[str, Any]]:
