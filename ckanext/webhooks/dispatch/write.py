@@ -53,6 +53,7 @@ _NUMBER = (
     .values(
         sequence=sa.bindparam("number"),
         dispatched_at=sa.bindparam("at"),
+        due_at=sa.bindparam("due"),
         changed=sa.bindparam("keys"),
     )
 )
@@ -63,6 +64,7 @@ def _numbered(row: dict[str, Any]) -> dict[str, Any]:
         "event_id": row["id"],
         "number": row["sequence"],
         "at": row["dispatched_at"],
+        "due": row.get("due_at"),
         "keys": row["changed"],
     }
 
@@ -108,8 +110,8 @@ _INSERT = sa.text(
     SELECT webhook_id, event_id, topic, sequence, address, format, due_at, dispatched_at
     FROM (
         SELECT w.id AS webhook_id, e.id AS event_id, e.sequence, e.dispatched_at, w.address,
-               -- Behind what is held back of its webhook.
-               CASE WHEN w.next_at IS NULL THEN e.dispatched_at END AS due_at,
+               -- Later, for which see loops; or behind what is held back of its webhook.
+               coalesce(e.due_at, CASE WHEN w.next_at IS NULL THEN e.dispatched_at END) AS due_at,
                w.format, w.topics, e.entity_type, e.entity_type || '/' || CASE
                    WHEN w.filters = '{{}}' THEN p.when_both
                    WHEN {_MATCHES.format(facets="e.facets_before")} THEN

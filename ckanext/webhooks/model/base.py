@@ -62,8 +62,8 @@ def missing_tables() -> bool:
         # A column of the newest migration.
         found = connection.execute(
             sa.text(
-                "SELECT FROM pg_attribute WHERE attrelid = to_regclass('webhooks')"
-                " AND attname = 'circuit' AND NOT attisdropped"
+                "SELECT FROM pg_attribute WHERE attrelid = to_regclass('webhooks_event')"
+                " AND attname = 'due_at' AND NOT attisdropped"
             )
         )
         return found.first() is None

@@ -57,6 +57,8 @@ class Event(Base):
     :ivar digest: of the content, by ``difference.digest``
     :ivar metadata_modified: of the dataset, as its row has it: who edits it
         from an older state has not seen this event
+    :ivar due_at: from when it is told, NULL where that is at once; see
+        ``dispatch.loops``
     :ivar first_sight: where the log knew nothing of a dataset that existed:
         ids of resources by what was done to them in this transaction
     :ivar changed: keys that differ, NULL where unknown
@@ -78,6 +80,7 @@ class Event(Base):
     occurred_at = sa.Column(sa.DateTime(timezone=True), nullable=False)
     captured_at = sa.Column(sa.DateTime(timezone=True), nullable=False)
     dispatched_at = sa.Column(sa.DateTime(timezone=True))
+    due_at = sa.Column(sa.DateTime(timezone=True))
     state = sa.Column(sa.Text, nullable=False)
     labels_before = sa.Column(ARRAY(sa.Text))
     labels = sa.Column(ARRAY(sa.Text))
