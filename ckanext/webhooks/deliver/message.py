@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..model import Format
+from ..topics import PING
+from ..version import __version__
+from ..visibility import Sending
 
+USER_AGENT = f"ckanext-webhooks/{__version__}"
 CONTENT_TYPES: dict[str, str] = {
     Format.CLASSIC.value: "application/json",
     Format.STANDARD.value: "application/json",
@@ -31,6 +35,7 @@ class Facts:
     :param dataset: of a resource: which dataset it belongs to
     :param changed: of an update: the keys that differ, None where unknown
     :param address, webhook_id, user_id: of the subscription
+    :param challenge: what an endpoint is to answer, None where nothing is asked
     """
 
     event_id: str
@@ -45,11 +50,81 @@ class Facts:
     user_id: str
     dataset: dict[str, Any] | None
     changed: list[str] | None
+    challenge: str | None = None
 
 
 def compose(facts: Facts, format_: str) -> bytes:
     """Lay the facts out in a :class:`Format`."""
     return _LAYOUTS[format_](facts)
+
+
+def facts_of(
+    event: Any, delivery: Any, webhook: Any, site_url: str, what: Sending, entity: str | None = None
+) -> Facts:
+    """Give what a delivery says, by the rows that it refers to.
+
+    :param event: as for :func:`entity_json`
+    :param what: how much of it may be sent
+    :param entity: what :func:`entity_json` gives of it, where that is at hand
+    """
+    as_stub = what is Sending.STUB
+    return Facts(
+        event_id=event.id,
+        topic=delivery.topic,
+        entity_id=event.entity_id,
+        entity=entity_json(event, as_stub) if entity is None else entity,
+        occurred_at=event.occurred_at,
+        sequence=delivery.sequence,
+        site_url=site_url,
+        address=delivery.address,
+        webhook_id=webhook.id,
+        user_id=webhook.user_id,
+        dataset=dataset_reference(event, as_stub) if event.entity_type == "resource" else None,
+        # Of several changes in one, nobody noted it.
+        changed=None if delivery.coalesced else event.changed,
+    )
+
+
+def ping(
+    event_id: str,
+    occurred_at: datetime.datetime,
+    site_url: str,
+    address: str,
+    webhook_id: str,
+    user_id: str,
+    format_: str,
+    challenge: str | None,
+) -> bytes:
+    """Lay out a ping: what every message has, about no entity.
+
+    :param challenge: what the endpoint is to answer, None where nothing is asked
+    """
+    facts = Facts(
+        event_id=event_id,
+        topic=PING,
+        entity_id=webhook_id,
+        entity="null",
+        occurred_at=occurred_at,
+        sequence=0,
+        site_url=site_url,
+        address=address,
+        webhook_id=webhook_id,
+        user_id=user_id,
+        dataset=None,
+        changed=None,
+        challenge=challenge,
+    )
+    return compose(facts, format_)
+
+
+def headers(format_: str, custom: Mapping[str, str]) -> dict[str, str]:
+    """Give what goes along with a body, but for the headers of ``signing``."""
+    return {
+        **custom,
+        "Content-Type": CONTENT_TYPES[format_],
+        "User-Agent": USER_AGENT,
+        "Accept-Encoding": "identity",
+    }
 
 
 def entity_json(event: Any, as_stub: bool) -> str:
@@ -107,6 +182,8 @@ def _about(facts: Facts) -> dict[str, Any]:
         about["dataset"] = facts.dataset
     if facts.topic.endswith("/update"):
         about["changed"] = facts.changed
+    if facts.challenge is not None:
+        about["challenge"] = facts.challenge
     return about
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from ...deliver import message
 from ...model import Format
+from ...visibility import Sending
 
 MOMENT = datetime.datetime(2024, 5, 6, 7, 8, 9, 12, tzinfo=datetime.timezone.utc)
 DATASET = {
@@ -247,3 +248,67 @@ def test_of_a_resource_without_content_there_is_a_stub(content):
         "id": "r1",
         "package_id": "d1",
     }
+
+
+def ping(format_: str, challenge: str | None = None) -> Any:
+    given = (FACTS.site_url, FACTS.address, "w1", "u1", format_, challenge)
+    return json.loads(message.ping("ping_1", MOMENT, *given))
+
+
+def test_a_ping_has_the_keys_of_every_message_and_no_entity():
+    (classic, standard, cloudevents) = (ping(format_) for format_ in FORMATS)
+    assert classic == {
+        "entity": None,
+        "address": "http://example.com/callback",
+        "webhook_id": "w1",
+        "ckan": "http://ckan.example",
+        "topic": "ping",
+        "user_ref": "u1",
+        "event_id": "ping_1",
+        "occurred_at": "2024-05-06T07:08:09.000012Z",
+        "sequence": 0,
+    }
+    assert (standard["type"], standard["event_id"]) == ("ping", "ping_1")
+    assert standard["data"] == {"entity": None, "topic": "ping", "sequence": 0}
+    assert (cloudevents["type"], cloudevents["subject"]) == ("org.ckan.ping", "w1")
+    assert cloudevents["data"] == standard["data"]
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_a_challenge_is_in_a_ping_where_one_is_asked(format_):
+    asking = ping(format_, "c1")
+    assert (asking if format_ == "classic" else asking["data"])["challenge"] == "c1"
+    assert "challenge" not in json.dumps(ping(format_))
+
+
+class TestFactsOf:
+    """What a delivery says, by the rows that it refers to."""
+
+    DELIVERY = SimpleNamespace(
+        topic="dataset/update", sequence=42, address="http://example.com/callback", coalesced=None
+    )
+    WEBHOOK = SimpleNamespace(id="w1", user_id="u1")
+
+    def facts(self, row: Any, what: Sending, delivery: Any = DELIVERY, **kwargs: Any) -> Any:
+        row = SimpleNamespace(id="e1", occurred_at=MOMENT, changed=["title"], **vars(row))
+        return message.facts_of(row, delivery, self.WEBHOOK, "http://ckan.example", what, **kwargs)
+
+    def test_of_a_dataset(self):
+        assert self.facts(event(), Sending.CONTENT) == FACTS
+
+    def test_of_a_resource_with_the_dataset_it_belongs_to(self):
+        facts = self.facts(resource_event(), Sending.CONTENT)
+        assert json.loads(facts.entity) == {**DATASET["resources"][0], "package_id": "d1"}
+        assert facts.dataset == OF_RESOURCE.dataset | {"type": "showcase"}
+
+    def test_of_a_stub(self):
+        facts = self.facts(resource_event(), Sending.STUB)
+        assert json.loads(facts.entity) == {"id": "r1", "package_id": "d1"}
+        assert "owner_org" not in facts.dataset
+
+    def test_an_entity_that_was_written_already_is_taken(self):
+        assert self.facts(event(), Sending.CONTENT, entity='"kept"').entity == '"kept"'
+
+    def test_of_several_changes_in_one_nobody_noted_the_keys(self):
+        several = SimpleNamespace(**{**vars(self.DELIVERY), "coalesced": 3})
+        assert self.facts(event(), Sending.CONTENT, several).changed is None
