@@ -22,7 +22,7 @@ from ..model import WebhookState
 from ..topics import PING
 from ..version import __version__
 from ..visibility import OwnerLabels, Sending, owner_labels
-from . import message, settle, signing, transport
+from . import message, settle, signing, transport, withheld
 from .attempt import Attempted, Outcome, Request
 from .claim import Claimed, claim
 from .logged import Logged
@@ -142,10 +142,11 @@ class _Drive:
         for delivery_id, outcome in self.engine.wait(
             0 if self.unsettled or self.more else _LOOK_EVERY
         ):
-            delivery, sent_at, place = self.under_way.pop(delivery_id)
+            delivery, sent_at, place, confidential = self.under_way.pop(delivery_id)
             self.places.give_back(place)
             self.places.note(delivery.webhook_id, outcome.duration)
-            self.unsettled.append(Attempted(delivery, sent_at, outcome))
+            kept = withheld.withhold(outcome, confidential)
+            self.unsettled.append(Attempted(delivery, sent_at, kept))
             self.made += 1
 
     def _settle(self) -> None:
@@ -208,7 +209,8 @@ class _Drive:
             self.unsettled.append(Attempted(delivery, sent_at, outcome))
             return
         place = self.places.take(webhook, time.monotonic())
-        self.under_way[delivery.id] = (delivery, sent_at, place)
+        confidential = withheld.confidential(request.headers)
+        self.under_way[delivery.id] = (delivery, sent_at, place, confidential)
         self.engine.start(delivery.id, request)
 
     def _ping(self, delivery: Any, webhook: Any) -> bytes:

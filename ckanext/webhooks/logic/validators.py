@@ -18,23 +18,56 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 # Visible ASCII, and spaces between: what every server takes (RFC 9110, 5.5).
 _HEADER_VALUE = re.compile(r"[!-~]([ -~]{0,3998}[!-~])?")
 _MAX_HEADERS = 20
-# What this software or the connection sets.
+# What this software or the connection sets, or what would make the request say
+# something else than it is. Together with the prefixes: the framing and hop-by-hop
+# fields of RFC 9110 (sections 6.6, 7.2, 7.6.1, 10.1) and RFC 7540 (3.2.1), the
+# forbidden request-headers of Fetch (https://fetch.spec.whatwg.org/#forbidden-request-header),
+# what proxies say of where a request comes from (RFC 7239, RFC 9110 7.6.3), and the
+# headers by which clouds tell that a request to their metadata is meant.
 _OWN_HEADERS = frozenset(
     {
+        "accept-charset",
         "accept-encoding",
+        "alt-used",
+        "close",
         "connection",
         "cookie",
+        "cookie2",
+        "date",
+        "dnt",
         "expect",
+        "forwarded",
         "host",
+        "http2-settings",
         "keep-alive",
+        "metadata",
+        "metadata-flavor",
+        "origin",
+        "referer",
+        "set-cookie",
+        "set-cookie2",
         "te",
         "trailer",
         "transfer-encoding",
         "upgrade",
         "user-agent",
+        "via",
+        "x-google-metadata-request",
+        "x-http-method",
+        "x-http-method-override",
+        "x-method-override",
+        "x-real-ip",
     }
 )
-_OWN_PREFIXES = ("content-", "webhook-", "proxy-")
+_OWN_PREFIXES = (
+    "access-control-",
+    "content-",
+    "proxy-",
+    "sec-",
+    "webhook-",
+    "x-aws-ec2-metadata-",
+    "x-forwarded-",
+)
 _MAX_FILTER_VALUES = 100
 # A thousand a second, which is more than one endpoint is sent in any case.
 MAX_RATE = 60_000

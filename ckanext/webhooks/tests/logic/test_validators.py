@@ -223,6 +223,74 @@ def test_headers_that_are_not_say_which(value, wrong, refused):
     assert wrong in refused(validators.headers, value)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        # RFC 9110, the connection's own: section 7.6.1, and what frames a message.
+        "Connection",
+        "Proxy-Connection",
+        "Keep-Alive",
+        "TE",
+        "Transfer-Encoding",
+        "Upgrade",
+        "Trailer",
+        "Content-Length",
+        "Content-Encoding",
+        "Content-Type",
+        "Content-Range",
+        "Proxy-Authenticate",
+        "Proxy-Authorization",
+        "HTTP2-Settings",
+        "Host",
+        "Expect",
+        "Date",
+        # Fetch, forbidden request-headers.
+        "Accept-Charset",
+        "Accept-Encoding",
+        "Access-Control-Request-Headers",
+        "Access-Control-Request-Method",
+        "Access-Control-Request-Private-Network",
+        "Cookie",
+        "Cookie2",
+        "DNT",
+        "Origin",
+        "Referer",
+        "Set-Cookie",
+        "Via",
+        "Sec-Fetch-Site",
+        "X-HTTP-Method",
+        "X-HTTP-Method-Override",
+        "X-Method-Override",
+        # Where a request comes from, a proxy says.
+        "Forwarded",
+        "X-Forwarded-For",
+        "X-Forwarded-Host",
+        "X-Real-IP",
+        # A cloud's metadata service answers to these alone.
+        "Metadata",
+        "Metadata-Flavor",
+        "X-Google-Metadata-Request",
+        "X-aws-ec2-metadata-token",
+        # This software's.
+        "User-Agent",
+        "webhook-id",
+        "webhook-timestamp",
+        "webhook-signature",
+        "Webhook-Anything",
+    ],
+)
+def test_headers_that_are_not_one_s_own_are_refused(name, refused):
+    for spelt in (name, name.lower(), name.upper()):
+        assert f"Header {spelt} is set by" in refused(validators.headers, {spelt: "x"})
+
+
+@pytest.mark.parametrize(
+    "name", ["Authorization", "X-Api-Key", "X-Forward", "Accept", "Prefer", "X-Host", "Contents"]
+)
+def test_headers_that_resemble_them_are_taken(name):
+    assert validators.headers({name: "x"}) == {name: "x"}
+
+
 def test_the_value_of_a_header_is_never_repeated(refused):
     assert "geheim" not in refused(validators.headers, {"X": "geheim\n"})
 
