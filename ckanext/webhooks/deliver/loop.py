@@ -105,7 +105,7 @@ class _Drive:
         self.keys = config.secret_keys()
         self.site_url = config.site_url()
         self.places = Places(_bounds(config.max_in_flight() or self.engine.places))
-        self.under_way: dict[int, tuple[Any, int, Place]] = {}
+        self.under_way: dict[int, tuple[Any, int, Place, list[str]]] = {}
         self.unsettled: list[Attempted] = []
         self.more = False
         self.made = 0
