@@ -142,6 +142,9 @@ class Browser:
     def has(self, selector: str) -> bool:
         return bool(self._run("return !!document.querySelector(arguments[0])", selector))
 
+    def wait_for(self, selector: str) -> None:
+        self._find(selector)
+
     def _is_new(self) -> bool:
         try:
             return bool(self._run("return !window.isOld && document.readyState == 'complete'"))

@@ -90,6 +90,8 @@ def member(site, ckan, organization) -> Iterator[Receiver]:
 
 def first_step(site: Site, editor: Browser, organization: str, title: str, private: str) -> None:
     editor.open(f"{site.url}/dataset/new")
+    # Before CKAN's scripts have put it there, they make no name from the title.
+    editor.wait_for(".slug-preview")
     editor.type("#field-title", title)
     editor.choose("#field-organizations", organization)
     editor.choose("#field-private", private)
