@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import ipaddress
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -19,15 +21,15 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 # What browsers and servers accept; longer ones are a mistake or an attack.
 MAX_URL_LENGTH = 2048
 OPTION = "ckanext.webhooks.allowed_networks"
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
-# https://www.iana.org/assignments/iana-ipv4-special-registry and -ipv6-, and
-# addresses at which clouds answer their machines with credentials.
+# https://www.iana.org/assignments/iana-ipv4-special-registry and -ipv6-; and
+# multicast, site-local and all that has no purpose yet, which are no endpoints.
 _REFUSED: tuple[tuple[str, str], ...] = (
     ("0.0.0.0/8", "this network"),
     ("10.0.0.0/8", "private"),
     ("100.64.0.0/10", "carrier-grade NAT"),
     ("127.0.0.0/8", "loopback"),
-    ("168.63.129.16/32", "cloud metadata"),
     ("169.254.0.0/16", "link-local"),
     ("172.16.0.0/12", "private"),
     ("192.0.0.0/24", "reserved"),
@@ -44,7 +46,6 @@ _REFUSED: tuple[tuple[str, str], ...] = (
     ("240.0.0.0/4", "reserved"),
     ("::/128", "unspecified"),
     ("::1/128", "loopback"),
-    # How an IPv4 address lies in it is each network's own (RFC 8215).
     ("64:ff9b:1::/48", "local-use NAT64"),
     ("100::/64", "discard-only"),
     ("2001::/23", "reserved"),
@@ -60,7 +61,31 @@ _REFUSED: tuple[tuple[str, str], ...] = (
 _REFUSED_NETWORKS: tuple[tuple[IPNetwork, str], ...] = tuple(
     (ipaddress.ip_network(text), why) for text, why in _REFUSED
 )
+# Where clouds answer their machines with credentials, which a listed network
+# is hardly meant to include; some are not in a private range at all.
+_METADATA: dict[IPAddress, str] = {
+    ipaddress.ip_address(text): cloud
+    for text, cloud in (
+        ("100.100.100.200", "Alibaba Cloud"),
+        ("168.63.129.16", "Azure"),
+        ("169.254.0.23", "Tencent Cloud"),
+        ("169.254.42.42", "Scaleway"),
+        ("169.254.169.250", "Rancher"),
+        ("169.254.169.254", "AWS, Azure, Google Cloud, OpenStack and others"),
+        ("169.254.170.2", "AWS ECS"),
+        ("169.254.170.23", "AWS EKS"),
+        ("192.0.0.192", "Oracle Cloud"),
+        ("fd00:42::42", "Scaleway"),
+        ("fd00:a9fe:a9fe::1", "Akamai"),
+        ("fd00:c1::a9fe:a9fe", "Oracle Cloud"),
+        ("fd00:ec2::23", "AWS EKS"),
+        ("fd00:ec2::254", "AWS"),
+        ("fd20:ce::254", "Google Cloud"),
+        ("fe80::a9fe:a9fe", "OpenStack"),
+    )
+}
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")
 _COMPATIBLE = ipaddress.ip_network("::/96")
 _UNICAST = ipaddress.ip_network("2000::/3")
 
@@ -69,11 +94,28 @@ class RefusedAddress(ValueError):
     """An address that may not be called; the text says why and what to do."""
 
 
+@dataclass(frozen=True)
+class Allowed:
+    """What a portal allows, read from its option.
+
+    :param endpoints: names and addresses, as :func:`_canonical` writes them, with ports
+    """
+
+    networks: tuple[IPNetwork, ...] = ()
+    endpoints: frozenset[tuple[str, int]] = frozenset()
+
+    def has(self, address: IPAddress, port: int) -> bool:
+        return _is_within(address, self.networks) or (str(address), port) in self.endpoints
+
+    def has_by_itself(self, address: IPAddress, port: int) -> bool:
+        ones = (n for n in self.networks if n.prefixlen == n.max_prefixlen)
+        return _is_within(address, ones) or (str(address), port) in self.endpoints
+
+
 def check_url(url: str, allowed_networks: Iterable[str]) -> None:
     """Check what can be known of a URL without resolving its name.
 
-    :param allowed_networks: CIDR networks that may be called although they
-        are not public
+    :param allowed_networks: see :func:`check_ip`
     :raises RefusedAddress: the URL may not be registered or called
     """
     if len(url) > MAX_URL_LENGTH:
@@ -85,7 +127,7 @@ def check_url(url: str, allowed_networks: Iterable[str]) -> None:
         host, port = parts.hostname, parts.port
     except ValueError as error:
         raise RefusedAddress(f"is not a URL: {error}") from None
-    if parts.scheme not in ("http", "https"):
+    if parts.scheme not in DEFAULT_PORTS:
         raise RefusedAddress("must be a URL that starts with http:// or https://")
     if not host:
         raise RefusedAddress("must name a host, as in https://example.com/callback")
@@ -95,39 +137,50 @@ def check_url(url: str, allowed_networks: Iterable[str]) -> None:
         )
     if port == 0:
         raise RefusedAddress("must name a port from 1 to 65535")
-    _check_host(host, tuple(allowed_networks))
+    _check_host(host, port or DEFAULT_PORTS[parts.scheme], tuple(allowed_networks))
 
 
-def check_ip(ip: str, allowed_networks: Iterable[str]) -> None:
+def check_ip(ip: str, allowed_networks: Iterable[str], host: str = "", port: int = 0) -> None:
     """Check one resolved address.
 
     :param ip: as ``getaddrinfo`` gives it
+    :param allowed_networks: what may be called although it is not public:
+        networks (CIDR); or a name or address with a port, ``[::1]:8080`` for
+        IPv6. A cloud's metadata service only where it is listed by itself.
+    :param host: the name that it is an address of
+    :param port: the one that is to be called
     :raises RefusedAddress: it is not public and not allowed
     """
     address = ipaddress.ip_address(ip.split("%", 1)[0])
-    allowed = [ipaddress.ip_network(text, strict=False) for text in allowed_networks]
-    why = refusal(address, allowed)
+    why = refusal(address, read_allowed(tuple(allowed_networks)), host, port)
     if why is not None:
         raise RefusedAddress(
             f"{ip} is not a public address ({why}); the portal's operator may allow it by {OPTION}"
         )
 
 
-def refusal(address: IPAddress, allowed: Sequence[IPNetwork] = ()) -> str | None:
+def refusal(
+    address: IPAddress, allowed: Allowed = Allowed(), host: str = "", port: int = 0
+) -> str | None:
     """Say what is wrong with an address, or None.
 
     IPv4 addresses within an IPv6 one are judged too, each by itself: that
     one of them is allowed says nothing of another.
     """
-    if _is_within(address, allowed):
+    every = (address, *embedded(address))
+    if not allowed.has_by_itself(address, port):
+        for inner in every:
+            if inner in _METADATA and not allowed.has_by_itself(inner, port):
+                return f"cloud metadata: {_METADATA[inner]}"
+    if allowed.has(address, port) or (host and (_canonical(host), port) in allowed.endpoints):
         return None
-    for inner in (address, *embedded(address)):
-        if _is_within(inner, allowed):
+    for inner in every:
+        if allowed.has(inner, port):
             continue
         for network, why in _REFUSED_NETWORKS:
             if _is_within(inner, (network,)):
                 return why
-    if address.version == 6 and not embedded(address) and address not in _UNICAST:
+    if address.version == 6 and len(every) == 1 and address not in _UNICAST:
         return "reserved"
     return None
 
@@ -135,8 +188,9 @@ def refusal(address: IPAddress, allowed: Sequence[IPNetwork] = ()) -> str | None
 def embedded(address: IPAddress) -> tuple[ipaddress.IPv4Address, ...]:
     """Give the IPv4 addresses that an IPv6 address stands for.
 
-    IPv4-mapped and -compatible (RFC 4291), NAT64 (RFC 6052), 6to4 (RFC 3056),
-    Teredo (RFC 4380: server and client), ISATAP (RFC 5214).
+    IPv4-mapped and -compatible (RFC 4291), NAT64 (RFC 6052; where the prefix
+    is for local use, RFC 8215, the network chooses one of several layouts),
+    6to4 (RFC 3056), Teredo (RFC 4380: server and client), ISATAP (RFC 5214).
     """
     if address.version == 4:
         return ()
@@ -147,24 +201,63 @@ def embedded(address: IPAddress) -> tuple[ipaddress.IPv4Address, ...]:
         found.append(address.sixtofour)
     if address.teredo:
         found.extend(address.teredo)
-    last = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    is_compatible = address in _COMPATIBLE and int(address) > 1
-    is_isatap = (int(address) >> 32) & 0xFFFFFFFF in (0x5EFE, 0x02005EFE)
+    number = int(address)
+    last = ipaddress.IPv4Address(number & 0xFFFFFFFF)
+    is_compatible = address in _COMPATIBLE and number > 1
+    is_isatap = (number >> 32) & 0xFFFFFFFF in (0x5EFE, 0x02005EFE)
     if address in _NAT64 or is_compatible or is_isatap:
+        found.append(last)
+    if address in _LOCAL_NAT64:
+        # RFC 6052, section 2.2: from bit 48, 56, 64 or 96, around the byte at bit 64.
+        rest = number >> 64 << 56 | number & 0xFFFFFFFFFFFFFF
+        found.extend(
+            ipaddress.IPv4Address(rest >> (88 - start) & 0xFFFFFFFF) for start in (48, 56, 64)
+        )
         found.append(last)
     return tuple(found)
 
 
-def _check_host(host: str, allowed_networks: tuple[str, ...]) -> None:
-    # As IDNA will: digits, letters and full stops have many forms.
-    host = unicodedata.normalize("NFKC", host).replace("\u3002", ".")
-    ip = _as_ip(host)
+@lru_cache(maxsize=64)  # the option's value, and what it was in tests
+def read_allowed(entries: tuple[str, ...]) -> Allowed:
+    """Read the option.
+
+    :raises ValueError: an entry is neither a network nor a host with a port
+    """
+    networks: list[IPNetwork] = []
+    endpoints: set[tuple[str, int]] = set()
+    for text in entries:
+        try:
+            networks.append(ipaddress.ip_network(text, strict=False))
+        except ValueError:
+            parts = urlsplit(f"//{text}")
+            if not parts.hostname or not parts.port:
+                raise
+            endpoints.add((_canonical(parts.hostname), parts.port))
+    return Allowed(tuple(networks), frozenset(endpoints))
+
+
+def _check_host(host: str, port: int, allowed_networks: tuple[str, ...]) -> None:
+    name = _canonical(host)
+    ip = _as_ip(name)
     if ip is not None:
-        check_ip(str(ip), allowed_networks)
-        return
-    name = host.rstrip(".").lower()
-    if name == "localhost" or name.endswith(".localhost"):  # RFC 6761, section 6.3
-        check_ip("127.0.0.1", allowed_networks)
+        check_ip(str(ip), allowed_networks, name, port)
+    elif "%" in name:
+        raise RefusedAddress("must not have a percent sign in its host")
+    elif name == "localhost" or name.endswith(".localhost"):  # RFC 6761, section 6.3
+        check_ip("127.0.0.1", allowed_networks, name, port)
+
+
+def _canonical(host: str) -> str:
+    """Give one spelling of a host: as IDNA reads it, and addresses as usual."""
+    # Digits, letters and full stops have many forms.
+    name = unicodedata.normalize("NFKC", host).replace("\u3002", ".").rstrip(".").lower()
+    ip = _as_ip(name)
+    if ip is not None:
+        return str(ip)
+    try:
+        return name.encode("idna").decode("ascii")
+    except UnicodeError:  # a label that is empty or too long
+        return name
 
 
 def _as_ip(host: str) -> IPAddress | None:

@@ -19,26 +19,30 @@ class Request:
     :param headers: all that this software sets
     :param body: the bytes that were signed
     :param timeout: seconds for everything, from resolving to the last byte
-    :param allowed_networks: networks that may be called although not public
     """
 
     url: str
     headers: dict[str, str]
     body: bytes
     timeout: float
-    allowed_networks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What came of a request: an answer, or an error.
 
-    :param status: HTTP status; None where no answer came
+    :param status: HTTP status; None where no complete answer came
     :param error: what went wrong; None where an answer came
     :param retry_after: the header of that name, as it was sent
     :param answer: the first bytes of the body
     :param dialled: the IP address that was connected to
-    :param duration: seconds
+    :param duration: seconds in all
+    :param resolve: seconds until the name was resolved; None, as of the next
+        three, where it did not come to that or was not necessary, as with a
+        connection that was kept
+    :param connect: seconds until the connection was accepted
+    :param tls: seconds of the TLS handshake
+    :param wait: seconds from the request to the answer's head
     """
 
     status: int | None = None

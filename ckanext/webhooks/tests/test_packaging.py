@@ -30,7 +30,7 @@ NEEDED = {
     f"{PACKAGE}/migration/webhooks/script.py.mako",
     f"{PACKAGE}/migration/webhooks/versions/0001_the_four_tables.py",
     f"{PACKAGE}/plugin.py",
-    f"{PACKAGE}/deliver/transport.py",
+    f"{PACKAGE}/deliver/transport/by_curl.py",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
@@ -144,14 +145,14 @@ def test_public_addresses_pass(ip):
     [
         ("127.0.0.1", "loopback"),
         ("10.1.2.3", "private"),
-        ("100.100.100.200", "carrier-grade NAT"),
-        ("169.254.169.254", "link-local"),
-        ("168.63.129.16", "cloud metadata"),
+        ("100.64.0.1", "carrier-grade NAT"),
+        ("169.254.1.1", "link-local"),
+        ("192.0.0.1", "reserved"),
         ("224.0.0.1", "multicast"),
         ("255.255.255.255", "reserved"),
-        ("fd00:ec2::254", "private"),
+        ("fd00::1", "private"),
         ("fe80::1%eth0", "link-local"),
-        ("::ffff:169.254.169.254", "link-local"),
+        ("::ffff:169.254.1.1", "link-local"),
         ("2002:7f00:1::", "loopback"),
         ("64:ff9b::a00:1", "private"),
     ],
@@ -204,6 +205,114 @@ def test_a_portal_may_allow_networks(ip, networks):
 def test_what_is_allowed_allows_nothing_beside_it(ip, networks):
     with pytest.raises(RefusedAddress):
         check_ip(ip, networks)
+
+
+METADATA = {
+    "169.254.169.254": "AWS",
+    "169.254.170.2": "AWS ECS",
+    "169.254.170.23": "AWS EKS",
+    "168.63.129.16": "Azure",
+    "192.0.0.192": "Oracle Cloud",
+    "100.100.100.200": "Alibaba Cloud",
+    "169.254.0.23": "Tencent Cloud",
+    "169.254.42.42": "Scaleway",
+    "fd00:ec2::254": "AWS",
+    "fd00:ec2::23": "AWS EKS",
+    "fd20:ce::254": "Google Cloud",
+    "fd00:c1::a9fe:a9fe": "Oracle Cloud",
+    "fd00:a9fe:a9fe::1": "Akamai",
+    "fd00:42::42": "Scaleway",
+    "fe80::a9fe:a9fe": "OpenStack",
+    "fe80::a9fe:a9fe%eth0": "OpenStack",
+}
+ALL = ("0.0.0.0/0", "::/0")
+
+
+@pytest.mark.parametrize(("ip", "cloud"), METADATA.items())
+def test_metadata_of_clouds_is_shut_even_where_its_network_is_listed(ip, cloud):
+    for networks in ((), ALL):
+        with pytest.raises(RefusedAddress, match=f"cloud metadata: .*{cloud}"):
+            check_ip(ip, networks, "metadata.internal", 80)
+    # Nor does a name that is listed lead there.
+    with pytest.raises(RefusedAddress, match="cloud metadata"):
+        check_ip(ip, ["metadata.internal:80", *ALL], "metadata.internal", 80)
+
+
+@pytest.mark.parametrize("ip", METADATA)
+def test_metadata_that_is_listed_by_itself_is_open(ip):
+    ip = ip.split("%")[0]
+    check_ip(ip, [ip])
+    check_ip(ip, [f"[{ip}]:80" if ":" in ip else f"{ip}:80"], "any.name", 80)
+    with pytest.raises(RefusedAddress):
+        check_ip(ip, [f"[{ip}]:80" if ":" in ip else f"{ip}:80"], "any.name", 81)
+
+
+@pytest.mark.parametrize("name", [name for name in EMBEDDINGS if name != "translated"])
+@pytest.mark.parametrize("ip", [ip for ip in METADATA if "." in ip])
+def test_metadata_is_shut_in_any_embedding(name, ip):
+    embedded = str(EMBEDDINGS[name](ipaddress.IPv4Address(ip)))
+    for networks in ((), ALL):
+        with pytest.raises(RefusedAddress, match="cloud metadata"):
+            check_ip(embedded, networks)
+
+
+@pytest.mark.parametrize(
+    "ip",
+    [
+        "64:ff9b:1::a9fe:a9fe",  # as with a prefix of 96 bits
+        "64:ff9b:1:a9fe:a9:fe00::",  # 48
+        "64:ff9b:1:a9:fe:a9fe::",  # 56
+        "64:ff9b:1:0:a9:fea9:fe00:0",  # 64
+    ],
+)
+def test_every_layout_of_a_local_nat64_is_read(ip):
+    with pytest.raises(RefusedAddress, match="cloud metadata"):
+        check_ip(ip, ALL)
+
+
+@pytest.mark.parametrize(
+    ("url", "entry"),
+    [
+        ("http://airflow.internal:8080/hook", "airflow.internal:8080"),
+        ("http://AIRFLOW.internal.:8080/hook", "airflow.internal:8080"),
+        ("http://airflow.internal:8080/hook", "Airflow.Internal.:8080"),
+        ("http://bücher.internal/", "xn--bcher-kva.internal:80"),
+        ("https://xn--bcher-kva.internal/", "bücher.internal:443"),
+        ("http://localhost:8080/", "localhost:8080"),
+        ("http://10.0.0.5:8080/", "10.0.0.5:8080"),
+        ("http://0xa000005:8080/", "10.0.0.5:8080"),
+        ("http://[::1]:8080/", "[::1]:8080"),
+        ("http://[0:0:0:0:0:0:0:1]:8080/", "[::1]:8080"),
+        ("http://10.0.0.5/", "10.0.0.5:80"),
+    ],
+)
+def test_a_portal_may_allow_a_host_and_port(url, entry):
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    check_url(url, [entry])
+    ip = parts.hostname if ":" in parts.hostname else "10.0.0.5"
+    check_ip(ip, [entry], parts.hostname, port)
+    for other in (ip, parts.hostname):
+        with pytest.raises(RefusedAddress):
+            check_ip(ip, [entry], other, port + 1)
+    with pytest.raises(RefusedAddress):
+        check_ip("10.0.0.6", [entry], "elsewhere.internal", port)
+
+
+def test_an_address_with_a_port_is_open_by_any_name_and_at_that_port_alone():
+    check_ip("10.0.0.5", ["10.0.0.5:8080"], "any.name", 8080)
+    check_ip("::ffff:10.0.0.5", ["10.0.0.5:8080"], "any.name", 8080)
+    for ip, port in (("10.0.0.5", 80), ("10.0.0.6", 8080)):
+        with pytest.raises(RefusedAddress):
+            check_ip(ip, ["10.0.0.5:8080"], "any.name", port)
+
+
+@pytest.mark.parametrize(
+    "entry", ["", "intranet", "10.0.0.0/99", "host:", ":80", "host:http", "a/b"]
+)
+def test_an_entry_that_is_none_is_an_error(entry):
+    with pytest.raises(ValueError):
+        check_ip("10.0.0.1", [entry])
 
 
 @pytest.mark.parametrize(
@@ -278,7 +387,20 @@ def test_urls_that_may_be_registered(url):
         ("http://[0:0:0:0:0:0:0:1]:80/", "loopback"),
         ("http://[::ffff:7f00:1]/", "loopback"),
         ("http://[fe80::1%25eth0]/", "link-local"),
-        ("http://169.254.169.254/latest/meta-data/", "link-local"),
+        ("http://169.254.169.254/latest/meta-data/", "cloud metadata"),
+        ("http://2852039166/latest/meta-data/", "cloud metadata"),
+        ("http://0xa9fea9fe/", "cloud metadata"),
+        ("http://0251.0376.0251.0376/", "cloud metadata"),
+        ("http://169.254.43518/", "cloud metadata"),
+        ("http://[::ffff:169.254.169.254]/", "cloud metadata"),
+        ("http://[::FFFF:A9FE:A9FE]:80/", "cloud metadata"),
+        ("http://[fd00:ec2::254]/", "cloud metadata"),
+        ("http://[FD00:EC2:0:0:0:0:0:254]/", "cloud metadata"),
+        ("http://１６９.254.169.254/", "cloud metadata"),
+        ("http://169.254.169.254./", "cloud metadata"),
+        ("http://%31%32%37.0.0.1/", "percent"),
+        ("http://local%68ost/", "percent"),
+        ("http://127.0.0.1%2e/", "loopback"),
         # Compatibility characters, which IDNA turns into digits and full stops.
         ("http://１２７.0.0.1/", "loopback"),
         ("http://①②⑦.⓪.⓪.①/", "loopback"),

@@ -2,152 +2,46 @@
 
 from __future__ import annotations
 
-import datetime
 import gzip
 import socket
-import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-from ...deliver.attempt import KEPT_ANSWER_BYTES, Outcome, Request
-from ...deliver.transport import post
+from ...deliver.attempt import KEPT_ANSWER_BYTES, Request
+from ...deliver.transport import Settings
+from .hostile import (
+    ENGINES,
+    HEADERS,
+    LOOPBACK,
+    OK,
+    Authority,
+    Sender,
+    answering,
+    dripping,
+    over_tls,
+    read_request,
+    serving,
+    silent,
+)
 
-LOOPBACK = ("127.0.0.0/8", "::1/128")
+# Most of it is waiting.
+pytestmark = pytest.mark.acceptance
+
 DEADLINE = 0.5
 # What a machine with two busy cores may be late by.
 MARGIN = 0.5
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nthanks"
-
-Behaviour = Callable[[socket.socket], None]
 
 
-class Server:
-    """Accepts connections and lets a function have each, in a thread of its own.
-
-    :ivar accepted: how many connections were made
-    :ivar requests: heads and bodies that :func:`read_request` read
-    """
-
-    def __init__(self, behave: Behaviour) -> None:
-        self.behave = behave
-        self.accepted = 0
-        self.closing = threading.Event()
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/"
-        self.connections: list[socket.socket] = []
-        self.threads = [threading.Thread(target=self._accept)]
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _peer = self.listener.accept()
-            except OSError:
-                return
-            self.accepted += 1
-            self.connections.append(connection)
-            thread = threading.Thread(target=self._serve, args=(connection,))
-            self.threads.append(thread)
-            thread.start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection:
-            try:
-                self.behave(connection)
-            except OSError:
-                pass  # the sender hung up, as it may
-
-    def close(self) -> None:
-        self.closing.set()
-        for open_ in (self.listener, *self.connections):
-            try:
-                open_.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-            open_.close()
-        for thread in self.threads:
-            thread.join(10)
+@pytest.fixture(params=ENGINES)
+def send(request):
+    sender = Sender(request.param)
+    yield sender
+    sender.close()
 
 
-@contextmanager
-def serving(behave: Behaviour) -> Iterator[Server]:
-    server = Server(behave)
-    server.threads[0].start()
-    try:
-        yield server
-    finally:
-        server.close()
-
-
-def read_request(connection: socket.socket) -> tuple[bytes, bytes]:
-    """Give head and body of one request; empty where the sender hung up."""
-    got = b""
-    while b"\r\n\r\n" not in got:
-        more = connection.recv(65536)
-        if not more:
-            return b"", b""
-        got += more
-    head, body = got.split(b"\r\n\r\n", 1)
-    length = next(
-        int(line.split(b":")[1])
-        for line in head.split(b"\r\n")
-        if line.lower().startswith(b"content-length:")
-    )
-    while len(body) < length:
-        body += connection.recv(65536)
-    return head, body
-
-
-def answering(*answers: bytes) -> Behaviour:
-    """Answer the requests of a connection in turn, then hang up."""
-
-    def behave(connection: socket.socket) -> None:
-        for answer in answers:
-            if not read_request(connection)[0]:
-                return
-            connection.sendall(answer)
-
-    return behave
-
-
-def silent(connection: socket.socket) -> None:
-    while connection.recv(65536):
-        pass
-
-
-def dripping(prefix: bytes, drop: bytes) -> Behaviour:
-    """Send a little at a time, for much longer than any deadline."""
-
-    def behave(connection: socket.socket) -> None:
-        read_request(connection)
-        connection.sendall(prefix)
-        for _ in range(200):
-            time.sleep(0.05)
-            connection.sendall(drop)
-
-    return behave
-
-
-def send(
-    url: str,
-    timeout: float = 5.0,
-    allowed: tuple[str, ...] = LOOPBACK,
-    headers: dict[str, str] | None = None,
-    body: bytes = b'{"a": 1}',
-) -> Outcome:
-    given = headers or {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-    return post(Request(url, given, body, timeout, allowed))
-
-
-def test_an_answer_is_an_outcome_with_all_that_came_back():
+def test_an_answer_is_an_outcome_with_all_that_came_back(send):
     with serving(answering(OK)) as server:
         outcome = send(server.url)
     assert (outcome.status, outcome.error, outcome.answer) == (200, None, b"thanks")
@@ -155,7 +49,7 @@ def test_an_answer_is_an_outcome_with_all_that_came_back():
     assert 0 < outcome.duration < 5
 
 
-def test_what_is_sent_is_a_post_of_exactly_these_bytes_and_headers():
+def test_what_is_sent_is_a_post_of_exactly_these_bytes_and_headers(send):
     heads: list[bytes] = []
     bodies: list[bytes] = []
 
@@ -184,7 +78,7 @@ def test_what_is_sent_is_a_post_of_exactly_these_bytes_and_headers():
     assert bodies == [body]
 
 
-def test_the_host_header_is_the_name_s():
+def test_the_host_header_is_the_name_s(send):
     heads: list[bytes] = []
 
     def behave(connection: socket.socket) -> None:
@@ -199,14 +93,14 @@ def test_the_host_header_is_the_name_s():
 
 
 @pytest.mark.parametrize("status", [201, 204, 400, 404, 410, 500, 599])
-def test_every_status_is_given_as_it_came(status):
+def test_every_status_is_given_as_it_came(send, status):
     answer = f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n".encode()
     with serving(answering(answer)) as server:
         outcome = send(server.url)
     assert (outcome.status, outcome.error) == (status, None)
 
 
-def test_a_failure_keeps_its_answer_and_retry_after():
+def test_a_failure_keeps_its_answer_and_retry_after(send):
     answer = b"HTTP/1.1 503 Busy\r\nRetry-After: 120\r\nContent-Length: 14\r\n\r\nout for lunch."
     with serving(answering(answer)) as server:
         outcome = send(server.url)
@@ -215,7 +109,7 @@ def test_a_failure_keeps_its_answer_and_retry_after():
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_is_an_answer_and_is_not_followed(status):
+def test_a_redirect_is_an_answer_and_is_not_followed(send, status):
     with serving(answering(OK)) as elsewhere:
         answer = f"HTTP/1.1 {status} X\r\nLocation: {elsewhere.url}\r\nContent-Length: 0\r\n\r\n"
         with serving(answering(answer.encode())) as server:
@@ -226,7 +120,7 @@ def test_a_redirect_is_an_answer_and_is_not_followed(status):
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "localhost", "127.1", "[::ffff:127.0.0.1]", "１２７.0.0.1"]
 )
-def test_a_refused_address_is_not_connected_to(host):
+def test_a_refused_address_is_not_connected_to(send, host):
     with serving(answering(OK)) as server:
         outcome = send(f"http://{host}:{server.port}/", allowed=())
         assert outcome.status is None
@@ -235,7 +129,7 @@ def test_a_refused_address_is_not_connected_to(host):
         assert server.accepted == 0
 
 
-def test_a_name_is_judged_by_each_address_that_it_resolves_to():
+def test_a_name_is_judged_by_each_address_that_it_resolves_to(send):
     """The machine's own name is no address by itself, and leads to it."""
     name = socket.gethostname()
     try:
@@ -249,14 +143,14 @@ def test_a_name_is_judged_by_each_address_that_it_resolves_to():
         assert outcome.dialled is None
 
 
-def test_a_name_that_does_not_resolve_is_an_error_that_says_so():
+def test_a_name_that_does_not_resolve_is_an_error_that_says_so(send):
     outcome = send("http://no-such-name.invalid/", timeout=10)
     assert outcome.status is None
     assert outcome.dialled is None
     assert "the name does not resolve" in outcome.error
 
 
-def test_a_refused_connection_is_an_error_that_says_so():
+def test_a_refused_connection_is_an_error_that_says_so(send):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     outcome = send(f"http://127.0.0.1:{port}/")
@@ -265,7 +159,7 @@ def test_a_refused_connection_is_an_error_that_says_so():
     assert outcome.dialled == "127.0.0.1"
 
 
-def test_a_connection_that_is_hung_up_is_an_error():
+def test_a_connection_that_is_hung_up_is_an_error(send):
     def behave(connection: socket.socket) -> None:
         read_request(connection)
 
@@ -276,7 +170,7 @@ def test_a_connection_that_is_hung_up_is_an_error():
 
 
 @pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9\r\n", b"\x00" * 100, b"HTTP/1.1 abc\r\n"])
-def test_what_is_no_http_is_an_error(answer):
+def test_what_is_no_http_is_an_error(send, answer):
     with serving(answering(answer)) as server:
         outcome = send(server.url, timeout=2)
     assert outcome.status is None
@@ -288,14 +182,14 @@ def test_what_is_no_http_is_an_error(answer):
     [
         silent,
         dripping(b"HTTP/1.1 200 OK\r\n", b"X-Drop: drop\r\n"),
-        dripping(b"", b"H"),
+        dripping(b"HTTP/1.1 200 O", b"K"),
         dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b"drop"),
         dripping(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"4\r\ndrop\r\n"),
         dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
     ],
     ids=["silence", "headers", "no line", "body", "chunks", "100 Continue"],
 )
-def test_the_deadline_covers_everything(behave):
+def test_the_deadline_covers_everything(send, behave):
     with serving(behave) as server:
         started = time.monotonic()
         outcome = send(server.url, timeout=DEADLINE)
@@ -306,7 +200,7 @@ def test_the_deadline_covers_everything(behave):
     assert outcome.dialled == "127.0.0.1"
 
 
-def test_the_deadline_covers_a_receiver_that_does_not_read():
+def test_the_deadline_covers_a_receiver_that_does_not_read(send):
     with serving(lambda connection: server.closing.wait(10)) as server:
         started = time.monotonic()
         outcome = send(server.url, timeout=DEADLINE, body=b"x" * 50_000_000)
@@ -315,7 +209,7 @@ def test_the_deadline_covers_a_receiver_that_does_not_read():
     assert outcome.error == "no complete answer within 0.5 s"
 
 
-def test_the_deadline_covers_a_connection_that_is_not_accepted():
+def test_the_deadline_covers_a_connection_that_is_not_accepted(send):
     # A queue of one that is full: the next connection waits for its handshake.
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -334,7 +228,7 @@ def test_the_deadline_covers_a_connection_that_is_not_accepted():
     assert outcome.error == "no complete answer within 0.5 s"
 
 
-def test_one_attempt_s_deadline_leaves_the_next_one_alone():
+def test_one_attempt_s_deadline_leaves_the_next_one_alone(send):
     with serving(silent) as slow, serving(answering(OK, OK)) as server:
         assert send(slow.url, timeout=0.1).error
         assert send(server.url).status == 200
@@ -342,7 +236,7 @@ def test_one_attempt_s_deadline_leaves_the_next_one_alone():
         assert send(server.url, timeout=2).status == 200
 
 
-def test_a_deadline_that_passed_before_does_not_cut_a_kept_connection():
+def test_a_deadline_that_passed_before_does_not_cut_a_kept_connection(send):
     """The watch of an attempt ends with it, though its connection lives on."""
     with serving(answering(OK, OK, OK)) as server:
         assert send(server.url, timeout=0.3).status == 200
@@ -351,7 +245,7 @@ def test_a_deadline_that_passed_before_does_not_cut_a_kept_connection():
         assert server.accepted == 1
 
 
-def test_of_an_endless_body_no_more_is_kept_than_the_limit():
+def test_of_an_endless_body_no_more_is_kept_than_the_limit(send):
     def behave(connection: socket.socket) -> None:
         read_request(connection)
         connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
@@ -365,7 +259,7 @@ def test_of_an_endless_body_no_more_is_kept_than_the_limit():
     assert outcome.duration < 1
 
 
-def test_endless_headers_are_an_error():
+def test_endless_headers_are_an_error(send):
     def behave(connection: socket.socket) -> None:
         read_request(connection)
         connection.sendall(b"HTTP/1.1 200 OK\r\n")
@@ -379,7 +273,7 @@ def test_endless_headers_are_an_error():
     assert outcome.duration < 2
 
 
-def test_a_compressed_answer_is_not_unpacked():
+def test_a_compressed_answer_is_not_unpacked(send):
     packed = gzip.compress(b"0" * 50_000_000)
     answer = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(
         packed
@@ -390,7 +284,7 @@ def test_a_compressed_answer_is_not_unpacked():
     assert outcome.answer == packed[:KEPT_ANSWER_BYTES]
 
 
-def test_a_connection_is_kept_for_the_next_request():
+def test_a_connection_is_kept_for_the_next_request(send):
     with serving(answering(OK, OK, OK)) as server:
         outcomes = [send(server.url) for _ in range(3)]
         assert [o.status for o in outcomes] == [200, 200, 200]
@@ -398,7 +292,7 @@ def test_a_connection_is_kept_for_the_next_request():
     assert {o.dialled for o in outcomes} == {"127.0.0.1"}
 
 
-def test_a_kept_connection_that_was_closed_meanwhile_is_no_failure():
+def test_a_kept_connection_that_was_closed_meanwhile_is_no_failure(send):
     with serving(answering(OK)) as server:
         assert send(server.url).status == 200
         time.sleep(0.1)
@@ -406,7 +300,7 @@ def test_a_kept_connection_that_was_closed_meanwhile_is_no_failure():
         assert server.accepted == 2
 
 
-def test_a_kept_connection_is_not_a_way_around_the_allowed_networks():
+def test_a_kept_connection_is_not_a_way_around_the_allowed_networks(send):
     with serving(answering(OK, OK)) as server:
         assert send(server.url).status == 200
         assert "address refused" in send(server.url, allowed=()).error
@@ -415,7 +309,7 @@ def test_a_kept_connection_is_not_a_way_around_the_allowed_networks():
         assert "address refused" in send(name, allowed=()).error
 
 
-def test_the_environment_s_proxies_and_netrc_are_not_used(monkeypatch, tmp_path):
+def test_the_environment_s_proxies_and_netrc_are_not_used(send, monkeypatch, tmp_path):
     heads: list[bytes] = []
 
     def behave(connection: socket.socket) -> None:
@@ -435,7 +329,7 @@ def test_the_environment_s_proxies_and_netrc_are_not_used(monkeypatch, tmp_path)
     assert b"authorization" not in heads[0].lower()
 
 
-def test_cookies_are_not_kept():
+def test_cookies_are_not_kept(send):
     heads: list[bytes] = []
     answer = OK.replace(b"\r\n", b"\r\nSet-Cookie: a=b\r\n", 1)
 
@@ -454,13 +348,13 @@ def test_cookies_are_not_kept():
 @pytest.mark.parametrize(
     "url", ["ftp://127.0.0.1/", "http://", "http://u:p@127.0.0.1/", "nonsense", ""]
 )
-def test_a_url_that_was_stored_by_other_means_is_judged_too(url):
+def test_a_url_that_was_stored_by_other_means_is_judged_too(send, url):
     outcome = send(url)
     assert outcome.status is None
     assert "address refused" in outcome.error
 
 
-def test_a_silent_tls_server_is_cut_off_at_the_deadline():
+def test_a_silent_tls_server_is_cut_off_at_the_deadline(send):
     with serving(silent) as server:
         started = time.monotonic()
         outcome = send(f"https://localhost:{server.port}/", timeout=DEADLINE)
@@ -469,18 +363,13 @@ def test_a_silent_tls_server_is_cut_off_at_the_deadline():
     assert outcome.error == "no complete answer within 0.5 s"
 
 
-def test_nothing_is_sent_to_a_certificate_that_nobody_vouches_for(tmp_path, monkeypatch):
-    certificate = self_signed(tmp_path)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
+def test_nothing_is_sent_to_a_certificate_that_nobody_vouches_for(send, tmp_path, monkeypatch):
+    authority = Authority(tmp_path)
     received: list[bytes] = []
-
-    def behave(connection: socket.socket) -> None:
-        with context.wrap_socket(connection, server_side=True) as tls:
-            received.append(tls.recv(65536))
-
+    behave = over_tls(authority.context(), lambda tls: received.append(tls.recv(65536)))
     # Whom to trust is not the environment's to say either.
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", certificate)
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+        monkeypatch.setenv(name, authority.bundle)
     with serving(behave) as server:
         outcome = send(f"https://localhost:{server.port}/")
     assert outcome.status is None
@@ -488,45 +377,112 @@ def test_nothing_is_sent_to_a_certificate_that_nobody_vouches_for(tmp_path, monk
     assert b"POST" not in b"".join(received)
 
 
-def test_many_threads_may_send_at_once():
-    outcomes: list[Outcome] = []
-    with serving(answering(*[OK] * 20)) as server, serving(silent) as slow:
-
-        def several() -> None:
-            outcomes.extend(send(server.url) for _ in range(10))
-
-        threads = [threading.Thread(target=several) for _ in range(8)]
-        threads += [threading.Thread(target=send, args=(slow.url, 0.2)) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(20)
-    assert [o.status for o in outcomes] == [200] * 80
+def test_an_own_bundle_is_trusted_and_a_tls_connection_is_kept(send, tmp_path):
+    authority = Authority(tmp_path)
+    behave = over_tls(authority.context(), answering(OK, OK))
+    with serving(behave) as server:
+        url = f"https://localhost:{server.port}/"
+        first, second = (send(url, ca_bundle=authority.bundle) for _ in range(2))
+        assert (first.status, second.status, server.accepted) == (200, 200, 1)
+    assert first.tls > 0 and first.connect > 0 and first.wait > 0
+    assert (second.resolve, second.connect, second.tls) == (None, None, None)
+    assert second.wait > 0
 
 
-def self_signed(folder) -> str:
-    """Write a key and a certificate for ``localhost`` into one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), False)
-        .sign(key, hashes.SHA256())
-    )
-    file = folder / "localhost.pem"
-    file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
+def test_a_bundle_that_is_none_is_said_before_anything_is_sent(send, tmp_path):
+    for content in (None, "no certificate"):
+        file = tmp_path / "bundle.pem"
+        if content:
+            file.write_text(content)
+        with pytest.raises(ValueError, match=r"ckanext\.webhooks\.ca_bundle"):
+            send("https://localhost:1/", ca_bundle=str(file))
+
+
+def test_many_may_be_under_way_at_once(send):
+    """And each has its own outcome, whichever ends first."""
+    with serving(answering(*[OK] * 200)) as server, serving(silent) as slow:
+        engine = send.engine(Settings(LOOPBACK))
+        for number in range(40):
+            engine.start(
+                number, Request(slow.url if number % 4 == 0 else server.url, HEADERS, b"{}", 1.0)
+            )
+        outcomes = {}
+        began = time.monotonic()
+        while len(outcomes) < 30:
+            outcomes.update(engine.wait(5))
+        assert time.monotonic() - began < 1
+        while len(outcomes) < 40:
+            outcomes.update(engine.wait(5))
+    assert [outcomes[n].status for n in range(40)] == [None, 200, 200, 200] * 10
+
+
+def test_a_wait_ends_when_it_is_called(send):
+    engine = send.engine(Settings(LOOPBACK))
+    began = time.monotonic()
+    assert engine.wait(0.1) == []
+    assert 0.09 < time.monotonic() - began < 1
+    engine.wake()  # for the next one
+    assert engine.wait(10) == []
+    thread = threading.Timer(0.1, engine.wake)
+    thread.start()
+    assert engine.wait(10) == []
+    assert time.monotonic() - began < 3
+    thread.join()
+
+
+def test_nothing_that_is_under_way_outlives_its_engine(send):
+    with serving(silent) as server:
+        engine = send.engines.pop(Settings(LOOPBACK), None) or send.engine(Settings(LOOPBACK))
+        engine.start(1, Request(server.url, HEADERS, b"{}", 30))
+        assert engine.wait(0.2) == []
+        send.engines.clear()
+        began = time.monotonic()
+        engine.close()
+        assert time.monotonic() - began < 2
+
+
+def test_what_one_request_set_is_not_the_next_one_s(send):
+    heads: list[bytes] = []
+
+    def behave(connection: socket.socket) -> None:
+        for _ in range(2):
+            heads.append(read_request(connection)[0])
+            connection.sendall(
+                OK.replace(b"\r\n", b"\r\nRetry-After: 7\r\n", 1) if len(heads) == 1 else OK
+            )
+
+    with serving(behave) as server:
+        first = send(server.url, headers={**HEADERS, "X-Secret": "one", "X-Empty": ""})
+        second = send(server.url, body=b"[]")
+    assert (first.retry_after, second.retry_after) == ("7", None)
+    assert b"X-Secret: one" in heads[0] and b"X-Empty:" in heads[0]
+    assert b"X-Secret" not in heads[1] and b"Content-Length: 2" in heads[1]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_gets_all_and_the_names_are_its_own_to_resolve(send, scheme):
+    heads: list[bytes] = []
+
+    def behave(connection: socket.socket) -> None:
+        if scheme == "http":
+            heads.append(read_request(connection)[0])
+            connection.sendall(OK)
+        else:
+            heads.append(connection.recv(65536))
+            connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+    with serving(behave) as proxy:
+        outcome = send(f"{scheme}://no-such-name.invalid/x", allowed=(), proxy=proxy.url)
+        assert (
+            "address refused" in send(f"{scheme}://127.0.0.1/", allowed=(), proxy=proxy.url).error
         )
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
-    return str(file)
+        assert (
+            "address refused" in send(f"{scheme}://localhost/", allowed=(), proxy=proxy.url).error
+        )
+    if scheme == "http":
+        assert heads[0].startswith(b"POST http://no-such-name.invalid/x HTTP/1.1\r\n")
+        assert (outcome.status, outcome.answer) == (200, b"thanks")
+    else:
+        assert heads[0].startswith(b"CONNECT no-such-name.invalid:443 HTTP/1.")
+        assert outcome.status is None
+        assert outcome.error.startswith("the proxy refused")

@@ -1,0 +1,57 @@
+"""From requests to outcomes: the only outbound connections of this software.
+
+A name is resolved here, every answer is checked, and a checked address is what
+is connected to, while SNI, certificate and Host stay the name's: a name that
+changes between check and connect cannot lead elsewhere.
+
+There are two engines of one behaviour, which tests/deliver/test_conformance.py
+describes: ``curl`` (libcurl's multi interface) keeps thousands of requests
+under way in one thread, ``requests`` has a thread for each.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+
+from . import by_requests
+from .engine import Engine, Settings
+
+_ENGINES: dict[str, Callable[[Settings, int], Engine]] = {"requests": by_requests.RequestsEngine}
+try:
+    from . import by_curl
+
+    _ENGINES["curl"] = by_curl.CurlEngine
+except ImportError:  # pycurl is not installed, or the libcurl that it was built for is not
+    pass
+
+__all__ = ["Engine", "Settings", "engine_name", "open_engine"]
+
+
+def open_engine(settings: Settings, places: int = 0, name: str | None = None) -> Engine:
+    """Open an engine: curl where pycurl can be imported, else requests.
+
+    :param places: how many requests it is to have under way; 0 for as many as
+        it is made for
+    :param name: ``curl`` or ``requests``, where there is no choice
+    :raises ValueError: the settings cannot be used at all
+    :raises KeyError: there is no such engine here
+    """
+    if settings.ca_bundle:
+        _check_certificates(settings.ca_bundle)
+    return _ENGINES[name or engine_name()](settings, places)
+
+
+def engine_name() -> str:
+    """Give the name of the engine that is used where none is asked for."""
+    return "curl" if "curl" in _ENGINES else "requests"
+
+
+def _check_certificates(path: str) -> None:
+    # Now: later, it would look like a fault of each endpoint.
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError as error:
+        raise ValueError(
+            f"ckanext.webhooks.ca_bundle: no certificates can be read from {path}: {error}"
+        ) from error
