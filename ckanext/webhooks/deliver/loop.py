@@ -241,29 +241,8 @@ class _Drive:
         key = (event.id, as_stub)
         if key not in entities:
             entities[key] = message.entity_json(event, as_stub)
-        facts = self._facts(delivery, webhook, event, entities[key], as_stub)
+        facts = message.facts_of(event, delivery, webhook, self.site_url, what, entities[key])
         return message.compose(facts, delivery.format)
-
-    def _facts(
-        self, delivery: Any, webhook: Any, event: Any, entity: str, as_stub: bool
-    ) -> message.Facts:
-        return message.Facts(
-            event_id=event.id,
-            topic=delivery.topic,
-            entity_id=event.entity_id,
-            entity=entity,
-            occurred_at=event.occurred_at,
-            sequence=delivery.sequence,
-            site_url=self.site_url,
-            address=delivery.address,
-            webhook_id=webhook.id,
-            user_id=webhook.user_id,
-            dataset=message.dataset_reference(event, as_stub)
-            if event.entity_type == "resource"
-            else None,
-            # Of several changes in one, nobody noted it.
-            changed=None if delivery.coalesced else event.changed,
-        )
 
     def _request(self, delivery: Any, webhook: Any, body: bytes, sent_at: int) -> Request:
         tokens = [webhook.secret]
