@@ -8,7 +8,9 @@ from __future__ import annotations
 import ipaddress
 import logging
 import math
+import os
 from typing import Any
+from urllib.parse import urlsplit
 
 import ckan.plugins.toolkit as tk
 
@@ -45,8 +47,9 @@ def entity() -> str:
 
 
 def allowed_networks() -> list[str]:
-    """Give networks that may be called; an entry that is none allows nothing."""
-    return [text for text in tk.config["ckanext.webhooks.allowed_networks"] if _is_network(text)]
+    """Give what may be called although not public; an entry that makes no sense allows nothing."""
+    entries = tk.config["ckanext.webhooks.allowed_networks"]
+    return [text for text in entries if _is_network(text) or _is_endpoint(text)]
 
 
 def broker_url() -> str:
@@ -84,13 +87,16 @@ def max_in_flight_per_owner() -> int:
 
 
 def proxy() -> str | None:
-    """Give the proxy that requests go through, None for none."""
-    return None
+    """Give the URL of the proxy that requests go through, None for none: an own one, or CKAN's."""
+    own = tk.config["ckanext.webhooks.proxy"]
+    url = str(own or tk.config.get("ckan.download_proxy") or "").strip()
+    # requests, which CKAN gives its option to, reads it so too.
+    return (url if "://" in url else f"http://{url}") if url else None
 
 
 def ca_bundle() -> str | None:
     """Give the file of certificates that are trusted, None for the usual ones."""
-    return None
+    return str(tk.config["ckanext.webhooks.ca_bundle"]).strip() or None
 
 
 def disable_after() -> float:
@@ -157,12 +163,13 @@ def report_mistakes() -> None:
             ", ".join(MINIMUM_AUTH),
         )
     for text in tk.config["ckanext.webhooks.allowed_networks"]:
-        if not _is_network(text):
+        if not _is_network(text) and not _is_endpoint(text):
             log.error(
                 "ckanext.webhooks.allowed_networks: %s is no network and allows nothing;"
-                " write it as in 10.20.0.0/16",
+                " write it as in 10.20.0.0/16 or airflow.internal:8080",
                 text,
             )
+    _report_mistakes_of_transport()
     if _positive(tk.config["ckanext.webhooks.disable_after"]) is None:
         log.error(
             "ckanext.webhooks.disable_after = %s is no number of days above 0: until it is, it"
@@ -177,6 +184,21 @@ def report_mistakes() -> None:
         log.error(
             "ckanext.webhooks.secret_keys: each must be 32 bytes in urlsafe base64; until it is,"
             " webhooks can neither be created nor called"
+        )
+
+
+def _report_mistakes_of_transport() -> None:
+    if not _is_proxy(proxy()):
+        # The value stays unsaid: it may hold a password.
+        log.error(
+            "The proxy (ckanext.webhooks.proxy or else ckan.download_proxy) is no URL that starts"
+            " with http:// or https://: until it is, no webhook is called"
+        )
+    bundle = ca_bundle()
+    if bundle and not os.access(bundle, os.R_OK):
+        log.error(
+            "ckanext.webhooks.ca_bundle = %s cannot be read: until it can, no webhook is called",
+            bundle,
         )
 
 
@@ -195,3 +217,16 @@ def _is_network(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_endpoint(text: str) -> bool:
+    """Tell whether it is a name or an address with a port, ``[::1]:8080`` for IPv6."""
+    try:
+        parts = urlsplit(f"//{text}")
+        return bool(parts.hostname and parts.port) and parts.netloc == text
+    except ValueError:
+        return False
+
+
+def _is_proxy(url: str | None) -> bool:
+    return url is None or url.startswith(("http://", "https://"))

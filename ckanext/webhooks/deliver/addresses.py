@@ -230,7 +230,7 @@ def read_allowed(entries: tuple[str, ...]) -> Allowed:
             networks.append(ipaddress.ip_network(text, strict=False))
         except ValueError:
             parts = urlsplit(f"//{text}")
-            if not parts.hostname or not parts.port:
+            if not parts.hostname or not parts.port or parts.netloc != text:
                 raise
             endpoints.add((_canonical(parts.hostname), parts.port))
     return Allowed(tuple(networks), frozenset(endpoints))

@@ -10,6 +10,7 @@ import yaml
 from cryptography.fernet import Fernet
 
 from .. import config, encryption
+from ..deliver import addresses
 
 DECLARATION = yaml.safe_load((Path(config.__file__).parent / "config_declaration.yaml").read_text())
 OPTIONS = {option["key"]: option for group in DECLARATION["groups"] for option in group["options"]}
@@ -107,13 +108,51 @@ def test_a_nonsense_entity_is_reported(caplog):
 
 
 @pytest.mark.ckan_config(
-    "ckanext.webhooks.allowed_networks", ["10.20.0.0/16", "intranet", "10.0.0.0/99", "fd00::/8"]
+    "ckanext.webhooks.allowed_networks",
+    ["10.20.0.0/16", "intranet", "10.0.0.0/99", "fd00::/8", "airflow.internal:8080", "[::1]:80"],
 )
 def test_a_network_that_is_none_is_reported_and_allows_nothing(caplog):
     messages = reported(caplog)
     assert len(messages) == 2
     assert "intranet" in messages[0] and "10.0.0.0/99" in messages[1]
-    assert config.allowed_networks() == ["10.20.0.0/16", "fd00::/8"]
+    assert config.allowed_networks() == [
+        "10.20.0.0/16",
+        "fd00::/8",
+        "airflow.internal:8080",
+        "[::1]:80",
+    ]
+    for entry in config.allowed_networks():
+        addresses.read_allowed((entry,))  # what one takes, the other one does
+
+
+@pytest.mark.parametrize("text", ["host:", ":80", "host:0", "host:http", "a/b:80", "a:80/b", ""])
+def test_neither_takes_these(text, ckan_config, monkeypatch):
+    monkeypatch.setitem(ckan_config, "ckanext.webhooks.allowed_networks", [text])
+    assert config.allowed_networks() == []
+    with pytest.raises(ValueError):
+        addresses.read_allowed((text,))
+
+
+@pytest.mark.ckan_config("ckan.download_proxy", "http://ckan.proxy:1")
+def test_the_proxy_is_an_own_one_or_ckan_s(ckan_config, monkeypatch):
+    assert config.proxy() == "http://ckan.proxy:1"
+    monkeypatch.setitem(ckan_config, "ckanext.webhooks.proxy", "http://own.proxy:2")
+    assert config.proxy() == "http://own.proxy:2"
+    monkeypatch.setitem(ckan_config, "ckanext.webhooks.proxy", "own.proxy:3")
+    assert config.proxy() == "http://own.proxy:3"
+
+
+def test_without_either_there_is_no_proxy_and_no_own_bundle():
+    assert (config.proxy(), config.ca_bundle()) == (None, None)
+
+
+@pytest.mark.ckan_config("ckanext.webhooks.proxy", "socks5://user:geheim@proxy:3128")
+@pytest.mark.ckan_config("ckanext.webhooks.ca_bundle", "/nowhere/bundle.pem")
+def test_a_proxy_and_a_bundle_that_are_none_are_reported(caplog):
+    proxy, bundle = reported(caplog)
+    assert "ckanext.webhooks.proxy" in proxy
+    assert "geheim" not in proxy
+    assert "ckanext.webhooks.ca_bundle = /nowhere/bundle.pem" in bundle
 
 
 @pytest.mark.ckan_config("ckanext.webhooks.secret_keys", [KEYS[0], "geheim"])

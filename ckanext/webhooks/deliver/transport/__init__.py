@@ -39,6 +39,8 @@ def open_engine(settings: Settings, places: int = 0, name: str | None = None) ->
     """
     if settings.ca_bundle:
         _check_certificates(settings.ca_bundle)
+    if settings.proxy and not settings.proxy.startswith(("http://", "https://")):
+        raise ValueError("the proxy is no URL that starts with http:// or https://")
     return _ENGINES[name or engine_name()](settings, places)
 
 
