@@ -17,7 +17,8 @@ from .. import config, encryption, owners, queue, topics
 from ..model import BY_A_PERSON, Circuit, Delivery, Status, Webhook, WebhookState
 from ..model.base import HOW_TO_MIGRATE, is_missing_table
 from ..visibility import stored_labels
-from . import bounds, schema, verification
+from . import bounds, find, schema, verification
+from .deliveries import webhook_delivery_list, webhook_delivery_show, webhook_ping
 from .feed import webhook_event_list
 
 # Receivers have a day to take up a new secret; the old one signs until then.
@@ -36,6 +37,9 @@ def actions() -> dict[str, Callable[..., Any]]:
         webhook_secret_show,
         webhook_secret_rotate,
         webhook_verify,
+        webhook_ping,
+        webhook_delivery_list,
+        webhook_delivery_show,
         webhook_topic_list,
         webhook_event_list,
     )
@@ -126,7 +130,7 @@ def webhook_show(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
         when on it was not told
     :rtype: dictionary
     """
-    return _dictize(_get("webhook_show", context, data_dict))
+    return _dictize(find.webhook("webhook_show", context, data_dict))
 
 
 @tk.side_effect_free
@@ -178,7 +182,7 @@ def webhook_update(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
     :returns: the webhook as :func:`webhook_show` gives it
     :rtype: dictionary
     """
-    webhook = _get("webhook_update", context, data_dict)
+    webhook = find.webhook("webhook_update", context, data_dict)
     return _update(context, webhook, data_dict)
 
 
@@ -191,7 +195,7 @@ def webhook_patch(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
     :returns: the webhook as :func:`webhook_show` gives it
     :rtype: dictionary
     """
-    webhook = _get("webhook_patch", context, data_dict)
+    webhook = find.webhook("webhook_patch", context, data_dict)
     kept = {
         "topic": webhook.topics,
         "address": webhook.address,
@@ -215,7 +219,7 @@ def webhook_delete(context: Any, data_dict: dict[str, Any]) -> str:
     :returns: the id
     :rtype: string
     """
-    webhook = _get("webhook_delete", context, data_dict)
+    webhook = find.webhook("webhook_delete", context, data_dict)
     model.Session.delete(webhook)
     model.Session.flush()
     _cancel_pending(webhook.id, "the webhook was deleted")
@@ -236,7 +240,7 @@ def webhook_secret_show(context: Any, data_dict: dict[str, Any]) -> dict[str, An
         signs too until ``previous_secret_until``
     :rtype: dictionary
     """
-    return _secrets(_get("webhook_secret_show", context, data_dict))
+    return _secrets(find.webhook("webhook_secret_show", context, data_dict))
 
 
 def webhook_secret_rotate(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
@@ -252,7 +256,7 @@ def webhook_secret_rotate(context: Any, data_dict: dict[str, Any]) -> dict[str, 
     :returns: as :func:`webhook_secret_show`
     :rtype: dictionary
     """
-    webhook = _get("webhook_secret_rotate", context, data_dict)
+    webhook = find.webhook("webhook_secret_rotate", context, data_dict)
     data = schema.validate(data_dict, schema.webhook_secret_rotate(), context)
     if _is_readable(webhook.secret):
         webhook.previous_secret = webhook.secret
@@ -282,7 +286,7 @@ def webhook_verify(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
     :returns: the webhook as :func:`webhook_show` gives it
     :rtype: dictionary
     """
-    webhook = _get("webhook_verify", context, data_dict)
+    webhook = find.webhook("webhook_verify", context, data_dict)
     data = schema.validate(data_dict, schema.webhook_verify(), context)
     if webhook.state != WebhookState.UNVERIFIED.value:
         raise tk.ValidationError({"id": [tk._("It is %s, not unverified") % webhook.state]})
@@ -307,21 +311,6 @@ def webhook_topic_list(context: Any, data_dict: dict[str, Any]) -> list[dict[str
     """
     tk.check_access("webhook_topic_list", context, data_dict)
     return [{"topic": name, "description": tk._(text)} for name, text in topics.TOPICS.items()]
-
-
-def _get(auth: str, context: Any, data_dict: dict[str, Any]) -> Any:
-    """Give the webhook that ``id`` names, to those who may have it.
-
-    :raises ValidationError: there is no id, or it is not text
-    :raises NotAuthorized: the caller may not, or there is none (which only
-        sysadmins are told, by NotFound)
-    """
-    schema.validate({"id": data_dict.get("id")}, schema.only_id(), context)
-    tk.check_access(auth, context, data_dict)
-    webhook = Webhook.get(data_dict["id"])
-    if webhook is None:
-        raise tk.ObjectNotFound(tk._("There is no webhook %s") % data_dict["id"])
-    return webhook
 
 
 def _assign(webhook: Any, data: dict[str, Any]) -> None:
@@ -477,28 +466,13 @@ def _settable_state(webhook: Any) -> str:
     return (WebhookState.DISABLED if disabled else WebhookState.ACTIVE).value
 
 
-def _custom_headers(webhook: Any) -> dict[str, str] | None:
-    if webhook.headers is None:
-        return None
-    found: dict[str, str] = json.loads(encryption.decrypt(webhook.headers, config.secret_keys()))
-    return found
-
-
 def _kept_headers(webhook: Any) -> dict[str, str] | None:
     try:
-        return _custom_headers(webhook)
+        return webhook.custom_headers() or None
     except encryption.UnreadableSecret as error:
         raise tk.ValidationError(
             {"headers": [tk._("They cannot be read and must be sent again: %s") % error]}
         ) from None
-
-
-def _header_names(webhook: Any) -> list[str] | None:
-    """Name the custom headers; None where they cannot be read."""
-    try:
-        return sorted(_custom_headers(webhook) or {})
-    except encryption.UnreadableSecret:
-        return None
 
 
 def _is_readable(token: str) -> bool:
@@ -539,7 +513,7 @@ def _dictize(webhook: Any) -> dict[str, Any]:
         "format": webhook.format,
         "max_rate": webhook.max_rate,
         "coalesce": webhook.newest_only,
-        "headers": _header_names(webhook),
+        "headers": webhook.header_names(),
         "health": {
             "state_reason": webhook.state_reason,
             "circuit": webhook.circuit,

@@ -12,7 +12,7 @@ import ckan.plugins.toolkit as tk
 from ckan import model
 
 from .. import config, owners
-from ..model import Webhook
+from ..model import Delivery, Webhook
 
 AuthResult = dict[str, Any]
 
@@ -28,6 +28,12 @@ def auth_functions() -> dict[str, Callable[..., AuthResult]]:
         "webhook_secret_show": webhook_show,
         "webhook_secret_rotate": webhook_show,
         "webhook_verify": webhook_show,
+        "webhook_ping": webhook_show,
+        "webhook_delivery_list": webhook_show,
+        "webhook_delivery_show": webhook_delivery_show,
+        "webhook_redeliver": webhook_delivery_show,
+        "webhook_replay": webhook_show,
+        "webhook_stats": webhook_stats,
         "webhook_topic_list": webhook_topic_list,
         "webhook_event_list": webhook_event_list,
     }
@@ -64,6 +70,25 @@ def webhook_show(context: Any, data_dict: dict[str, Any]) -> AuthResult:
     return {"success": False, "msg": tk._("None of your webhooks has the id %s") % id_}
 
 
+def webhook_delivery_show(context: Any, data_dict: dict[str, Any]) -> AuthResult:
+    """The owner of the delivery's webhook, and sysadmins."""
+    user = _caller(context)
+    if user is None:
+        return _anonymous()
+    id_ = data_dict.get("id")
+    if user.sysadmin or _owns_delivery(user, id_):
+        return {"success": True}
+    return {"success": False, "msg": tk._("None of your webhooks has a delivery %s") % id_}
+
+
+def webhook_stats(context: Any, data_dict: dict[str, Any]) -> AuthResult:
+    """Of one webhook, the owner; of the whole portal, sysadmins alone."""
+    user = _caller(context)
+    if user is not None and not user.sysadmin and not data_dict.get("id"):
+        return {"success": False, "msg": tk._("Name one of your webhooks by its id")}
+    return webhook_show(context, data_dict)
+
+
 def webhook_list(context: Any, data_dict: dict[str, Any]) -> AuthResult:
     """Any logged-in user, their own; sysadmins, everyone's."""
     user = _caller(context)
@@ -83,6 +108,12 @@ def webhook_topic_list(context: Any, data_dict: dict[str, Any]) -> AuthResult:
 def webhook_event_list(context: Any, data_dict: dict[str, Any]) -> AuthResult:
     """Any logged-in user, what that user may see."""
     return {"success": True} if _caller(context) else _anonymous()
+
+
+def _owns_delivery(user: Any, id_: Any) -> bool:
+    delivery = model.Session.get(Delivery, id_) if isinstance(id_, int) else None
+    webhook = Webhook.get(delivery.webhook_id) if delivery is not None else None
+    return webhook is not None and webhook.user_id == user.id
 
 
 def _caller(context: Any) -> Any:

@@ -8,7 +8,8 @@ import ckan.plugins.toolkit as tk
 from ckan import model
 from ckan.logic.schema import validator_args
 
-from ..model import Format, WebhookState
+from .. import topics
+from ..model import Format, Status, WebhookState
 
 # A page of a listing: enough for a screen, and bounded for the server.
 DEFAULT_LIMIT = 100
@@ -16,6 +17,8 @@ MAX_LIMIT = 1000
 # PostgreSQL's largest.
 MAX_OFFSET = 2**63 - 1
 MAX_DESCRIPTION = 1000
+# A year: longer than anything is kept where nothing else is said.
+MAX_HOURS = 366 * 24
 
 
 def validate(data_dict: dict[str, Any], schema_: Any, context: Any) -> dict[str, Any]:
@@ -140,4 +143,64 @@ def webhook_event_list(
         "after": [default(0), natural_number_validator, webhooks_at_most(MAX_OFFSET)],
         "topic": [ignore_empty, webhooks_topic],
         "limit": [default(DEFAULT_LIMIT), is_positive_integer, webhooks_at_most(MAX_LIMIT)],
+    }
+
+
+@validator_args
+def only_number(
+    not_empty: Any, natural_number_validator: Any, webhooks_at_most: Any
+) -> dict[str, Any]:
+    return {"id": [not_empty, natural_number_validator, webhooks_at_most(MAX_OFFSET)]}
+
+
+@validator_args
+def webhook_delivery_list(
+    ignore_empty: Any,
+    default: Any,
+    one_of: Any,
+    is_positive_integer: Any,
+    natural_number_validator: Any,
+    webhooks_at_most: Any,
+    webhooks_moment: Any,
+) -> dict[str, Any]:
+    return {
+        **only_id(),
+        "status": [ignore_empty, one_of([s.value for s in Status])],
+        "topic": [ignore_empty, one_of([*topics.TOPICS, *topics.PATTERNS, topics.PING])],
+        "since": [ignore_empty, webhooks_moment],
+        "until": [ignore_empty, webhooks_moment],
+        "cursor": [ignore_empty, natural_number_validator, webhooks_at_most(MAX_OFFSET)],
+        "limit": [default(DEFAULT_LIMIT), is_positive_integer, webhooks_at_most(MAX_LIMIT)],
+    }
+
+
+@validator_args
+def webhook_replay(
+    ignore_empty: Any,
+    default: Any,
+    natural_number_validator: Any,
+    webhooks_at_most: Any,
+    webhooks_flag: Any,
+    webhooks_moment: Any,
+) -> dict[str, Any]:
+    return {
+        **only_id(),
+        "since": [ignore_empty, webhooks_moment],
+        "until": [ignore_empty, webhooks_moment],
+        "failed_only": [default(False), webhooks_flag],
+        "cursor": [ignore_empty, natural_number_validator, webhooks_at_most(MAX_OFFSET)],
+    }
+
+
+@validator_args
+def webhook_stats(
+    ignore_empty: Any,
+    default: Any,
+    is_positive_integer: Any,
+    webhooks_at_most: Any,
+    webhooks_text: Any,
+) -> dict[str, Any]:
+    return {
+        "id": [ignore_empty, webhooks_text],
+        "hours": [default(24), is_positive_integer, webhooks_at_most(MAX_HOURS)],
     }

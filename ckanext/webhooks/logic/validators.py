@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 from collections.abc import Callable
@@ -85,6 +86,7 @@ def validators() -> dict[str, Callable[..., Any]]:
         "webhooks_headers": headers,
         "webhooks_max_length": max_length,
         "webhooks_max_rate": max_rate,
+        "webhooks_moment": moment,
         "webhooks_secret": secret,
         "webhooks_text": text,
         "webhooks_topic": topic,
@@ -142,6 +144,18 @@ def max_rate(value: Any) -> int:
     if not 1 <= int(text_) <= MAX_RATE:
         raise tk.Invalid(tk._("Must be from 1 to %d deliveries a minute") % MAX_RATE)
     return int(text_)
+
+
+def moment(value: Any) -> datetime.datetime:
+    """Accept a time as the actions give them; without an offset it is UTC."""
+    try:
+        # Python 3.10 reads no Z.
+        found = datetime.datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text(value).strip()))
+        if found.tzinfo is None:
+            found = found.replace(tzinfo=datetime.timezone.utc)
+        return found.astimezone(datetime.timezone.utc)
+    except (ValueError, OverflowError):
+        raise tk.Invalid(tk._("Must be a time, as in 2026-11-24T18:27:56Z")) from None
 
 
 def topic(value: Any) -> str:

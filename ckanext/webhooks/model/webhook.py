@@ -7,6 +7,7 @@ extension, whose rows the migration adopts.
 from __future__ import annotations
 
 import enum
+import json
 from typing import Any
 
 import sqlalchemy as sa
@@ -147,3 +148,17 @@ class Webhook(Base):
     def signing_secret(self) -> str:
         """:raises encryption.UnreadableSecret: the key is not configured"""
         return encryption.decrypt(self.secret, config.secret_keys())
+
+    def custom_headers(self) -> dict[str, str]:
+        """:raises encryption.UnreadableSecret: the key is not configured"""
+        if self.headers is None:
+            return {}
+        found: dict[str, str] = json.loads(encryption.decrypt(self.headers, config.secret_keys()))
+        return found
+
+    def header_names(self) -> list[str] | None:
+        """Name the custom headers; None where they cannot be read."""
+        try:
+            return sorted(self.custom_headers())
+        except encryption.UnreadableSecret:
+            return None

@@ -433,6 +433,9 @@ def test_each_action_is_documented_in_ckans_style():
             "webhook_secret_show",
             "webhook_topic_list",
             "webhook_event_list",
+            "webhook_delivery_list",
+            "webhook_delivery_show",
+            "webhook_stats",
         }
         assert getattr(function, "side_effect_free", False) is is_read, name
 

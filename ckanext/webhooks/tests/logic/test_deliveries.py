@@ -1,0 +1,417 @@
+"""What became of what was told, and a ping that a person waits for."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+
+import ckan.plugins.toolkit as tk
+import pytest
+import sqlalchemy as sa
+from ckan.tests import factories
+from ckan.tests.helpers import call_action
+
+from ... import config, owners, tasks
+from ...dispatch import dispatch
+from ...logic import deliveries
+from ...model import transaction
+from ..callers import ADDRESS, call, create, execute, join, leave, stored
+from ..receiver import Receiver
+
+pytestmark = pytest.mark.usefixtures("webhooks_db")
+
+ACTIONS = ("webhook_delivery_list", "webhook_ping")
+OF_A_DELIVERY = ("webhook_delivery_show",)
+
+
+@pytest.fixture
+def user():
+    return factories.User()
+
+
+@pytest.fixture
+def hook(user):
+    return create(user)
+
+
+@pytest.fixture
+def receiver():
+    with Receiver() as started:
+        yield started
+
+
+def write(hook: str, count: int = 1, **columns: str) -> list[int]:
+    """Write deliveries of a webhook, all columns as SQL; gives their ids."""
+    values = {
+        "topic": "'dataset/update'",
+        "event_id": "'no-' || n",
+        "sequence": "n",
+        "address": "'http://example.com/then'",
+        "format": "'classic'",
+        **columns,
+    }
+    names = ", ".join(values)
+    rows = execute(
+        f"INSERT INTO webhooks_delivery (webhook_id, {names})"
+        f" SELECT :hook, {', '.join(values.values())} FROM generate_series(1, :count) n"
+        " RETURNING id",
+        hook=hook,
+        count=count,
+    )
+    return [row.id for row in rows or ()]
+
+
+ENDED = {"status": "'delivered'", "ended_at": "clock_timestamp()"}
+
+
+def listed(user, hook: str, **data) -> list[int]:
+    """Follow the cursor to the end, and give the ids."""
+    ids, cursor = [], ""
+    while cursor is not None:
+        page = call(user, "webhook_delivery_list", id=hook, cursor=cursor, **data)
+        ids += [d["id"] for d in page["deliveries"]]
+        cursor = page["cursor"]
+    return ids
+
+
+def tell() -> None:
+    while dispatch():
+        pass
+
+
+def end(answer: str = "thanks", status: str = "delivered") -> None:
+    """End what is pending, as if it had been sent."""
+    execute(
+        "INSERT INTO webhooks_attempt (delivery_id, number, sent_at, duration, http_status, answer)"
+        " SELECT id, 1, clock_timestamp(), 0.25, 200, :answer FROM webhooks_delivery"
+        " WHERE status = 'pending'",
+        answer=answer,
+    )
+    execute(
+        "UPDATE webhooks_delivery SET status = :status, tries = 1, ended_at = clock_timestamp()"
+        " WHERE status = 'pending'",
+        status=status,
+    )
+
+
+def shown(user, topic: str = "dataset/create"):
+    """Show the newest delivery with a topic."""
+    id_ = max(row.id for row in stored("webhooks_delivery") if row.topic == topic)
+    return call(user, "webhook_delivery_show", id=id_)
+
+
+class TestList:
+    def test_the_newest_are_first_whatever_became_of_them(self, user, hook):
+        ids = write(hook, 2, **ENDED)
+        ids += write(hook, 2, due_at="NULL")
+        ids += write(hook, 2, due_at="clock_timestamp() + interval '1 hour'", tries="1")
+        ids += write(hook, 2, **{**ENDED, "status": "'failed'"})
+        write(create(user), 3)
+        for limit in (1, 3, 8, 100):
+            assert listed(user, hook, limit=limit) == ids[::-1]
+
+    def test_each_says_what_became_of_it(self, user, hook):
+        write(hook, reason="'the endpoint answered 500'", tries="1", coalesced="4")
+        write(hook, due_at="NULL")
+        write(hook, **ENDED)
+        page = call(user, "webhook_delivery_list", id=hook)
+        ended, held, waits = page["deliveries"]
+        assert page["cursor"] is None
+        assert (ended["status"], ended["next_try"]) == ("delivered", None) and ended["ended_at"]
+        assert (held["status"], held["next_try"]) == ("pending", None)
+        assert waits["next_try"] and waits["created_at"] and waits["ended_at"] is None
+        assert {k: waits[k] for k in ("webhook_id", "event_id", "topic", "sequence", "tries")} == {
+            "webhook_id": hook,
+            "event_id": "no-1",
+            "topic": "dataset/update",
+            "sequence": 1,
+            "tries": 1,
+        }
+        assert (waits["reason"], waits["coalesced"]) == ("the endpoint answered 500", 4)
+
+    def test_some_can_be_chosen(self, user, hook):
+        (delivered,) = write(hook, **ENDED)
+        (failed,) = write(hook, **{**ENDED, "status": "'failed'"}, topic="'resource/create'")
+        (pending,) = write(hook)
+        (pinged,) = write(hook, **ENDED, topic="'ping'")
+        for chosen, expected in (
+            ({"status": "failed"}, [failed]),
+            ({"status": "pending"}, [pending]),
+            ({"status": "cancelled"}, []),
+            ({"topic": "dataset/update"}, [pending, delivered]),
+            ({"topic": "resource/*"}, [failed]),
+            ({"topic": "*"}, [pending, failed, delivered]),
+            ({"topic": "ping"}, [pinged]),
+            ({"topic": "dataset/*", "status": "delivered"}, [delivered]),
+        ):
+            assert listed(user, hook, **chosen) == expected, chosen
+
+    def test_a_time_can_be_chosen(self, user, hook):
+        ids = write(hook, 30, created_at="timestamptz '2026-01-01Z' + n * interval '1 day'")
+        times = {"since": "2026-01-11", "until": "2026-01-13T00:00:00Z"}
+        assert listed(user, hook, **times) == [ids[10], ids[9]]
+        assert listed(user, hook, since="2026-01-30T00:00:00+00:00") == [ids[29], ids[28]]
+        assert listed(user, hook, until="2026-01-02 00:00:00.000001") == [ids[0]]
+        assert listed(user, hook, since="2027-01-01") == []
+        assert listed(user, hook, until="2025-01-01") == []
+
+    def test_a_page_looks_at_so_many_and_goes_on(self, user, hook, monkeypatch):
+        monkeypatch.setattr(deliveries, "_LOOKED_AT", 3)
+        (failed,) = write(hook, **{**ENDED, "status": "'failed'"})
+        write(hook, 7, **ENDED)
+        page = call(user, "webhook_delivery_list", id=hook, status="failed")
+        assert page["deliveries"] == [] and page["cursor"]
+        assert listed(user, hook, status="failed") == [failed]
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("status", "lost"),
+            ("topic", "dataset/x"),
+            ("since", "yesterday"),
+            ("until", "2026-13-01"),
+            ("since", "0001-01-01T00:00:00+23:00"),
+            ("since", 5),
+            ("cursor", -1),
+            ("cursor", 2**63),
+            ("limit", 0),
+            ("limit", 1001),
+            ("sort", "id"),
+        ],
+    )
+    def test_what_makes_no_sense_is_refused_with_the_reason(self, user, hook, field, value):
+        with pytest.raises(tk.ValidationError) as error:
+            call(user, "webhook_delivery_list", id=hook, **{field: value})
+        assert list(error.value.error_dict) == [field]
+
+
+class TestShow:
+    def test_the_request_is_what_the_endpoint_received(self, user, receiver):
+        create(user, address=receiver.url, topic="dataset/create", headers={"X-Key": "planted"})
+        factories.Dataset(title="Flüsse")
+        tasks.work_once()
+        (received,) = receiver.requests
+        answer = shown(user)
+        request = answer["request"]
+        assert (request["method"], request["url"]) == ("POST", receiver.url)
+        assert request["body"].encode() == received.body
+        assert request["body_note"] is None
+        sent = {name.lower(): value for name, value in request["headers"].items()}
+        assert sent.pop("x-key") == "***"
+        assert "webhook-signature" not in sent
+        assert sent == {name: received.headers[name] for name in sent}
+        assert sent.keys() == received.headers.keys() - {
+            "x-key",
+            "webhook-signature",
+            "host",
+            "accept",
+            "connection",
+            "content-length",
+        }
+        assert "planted" not in json.dumps(answer)
+
+    def test_each_attempt_is_there_with_its_times(self, user, receiver):
+        create(user, address=receiver.url, topic="dataset/create")
+        receiver.respond = lambda request: (503, {}, b"busy")
+        factories.Dataset()
+        tasks.work_once()
+        answer = shown(user)
+        assert answer["status"] == "pending" and answer["next_try"]
+        (attempt,) = answer["attempts"]
+        assert (attempt["number"], attempt["http_status"], attempt["answer"]) == (1, 503, "busy")
+        assert attempt["dialled"] == "127.0.0.1" and attempt["error"] is None
+        assert 0 < attempt["duration"] < 5 and attempt["sent_at"]
+        assert {"resolve", "connect", "tls", "wait"} < attempt.keys()
+
+    def test_what_was_hidden_since_is_not_shown(self, user, hook):
+        organization = factories.Organization()
+        dataset = factories.Dataset(owner_org=organization["id"], title="Before it was hidden")
+        tell()
+        end(answer="I got: Before it was hidden")
+        assert "Before it was hidden" in shown(user)["request"]["body"]
+        call_action("package_patch", id=dataset["id"], private=True)
+        tell()
+        for reader in (user, factories.Sysadmin()):
+            answer = shown(reader)
+            assert answer["request"]["body"] is None
+            assert "may not see it any more" in answer["request"]["body_note"]
+            assert "Before it was hidden" not in json.dumps(answer)
+        taken_back = shown(user, "dataset/delete")
+        assert dataset["id"] in taken_back["request"]["body"]
+        assert taken_back["request"]["body_note"] is None
+
+    def test_who_lost_the_right_is_not_shown_what_it_was_needed_for(self, user):
+        organization = factories.Organization()
+        join(organization, user)
+        create(user)
+        factories.Dataset(owner_org=organization["id"], private=True, title="Members only")
+        tell()
+        end(answer="Members only")
+        assert "Members only" in shown(user)["request"]["body"]
+        leave(organization, user)
+        assert "Members only" not in json.dumps(shown(user))
+
+    def test_what_was_purged_is_not_shown(self, user, hook):
+        dataset = factories.Dataset(title="To be purged")
+        tell()
+        call_action("package_delete", id=dataset["id"])
+        tell()
+        end(answer="To be purged")
+        assert "To be purged" in shown(user, "dataset/delete")["request"]["body"]
+        call_action("dataset_purge", id=dataset["id"])
+        tell()
+        created, deleted = shown(user), shown(user, "dataset/delete")
+        assert created["request"]["body"] is None
+        assert dataset["id"] in deleted["request"]["body"]
+        assert deleted["request"]["body_note"]
+        assert "To be purged" not in json.dumps([created, deleted])
+
+    def test_what_left_the_log_or_is_nobody_s_has_no_body(self, user, hook):
+        (id_,) = write(hook, **ENDED)
+        answer = call(user, "webhook_delivery_show", id=id_)
+        assert answer["request"]["body"] is None
+        assert "log" in answer["request"]["body_note"]
+        call(user, "webhook_delete", id=hook)
+        with pytest.raises(tk.NotAuthorized):
+            call(user, "webhook_delivery_show", id=id_)
+        answer = call(factories.Sysadmin(), "webhook_delivery_show", id=str(id_))
+        assert answer["request"]["url"] == "http://example.com/then"
+        assert "deleted" in answer["request"]["body_note"]
+
+    def test_what_is_to_be_sent_goes_to_where_the_webhook_is_now(self, user, hook):
+        (pending,), (ended,) = write(hook), write(hook, **ENDED)
+        for id_, url in ((pending, ADDRESS), (ended, "http://example.com/then")):
+            assert call(user, "webhook_delivery_show", id=id_)["request"]["url"] == url
+
+    def test_a_challenge_is_for_who_can_read_what_the_endpoint_received(
+        self, user, hook, monkeypatch
+    ):
+        execute("UPDATE webhooks SET challenge = 'planted'")
+        write(hook, topic="'ping'", sequence="0")
+        end(answer="404: planted")
+        answer = shown(user, "ping")
+        assert json.loads(answer["request"]["body"])["topic"] == "ping"
+        assert "planted" not in json.dumps(answer)
+        assert answer["attempts"][0]["answer"] == "404: ***"
+
+    @pytest.mark.parametrize("value", ["", None, "x", -1, 2**63, [1], {"a": 1}])
+    def test_an_id_is_a_number(self, user, value):
+        with pytest.raises(tk.ValidationError) as error:
+            call(user, "webhook_delivery_show", id=value)
+        assert list(error.value.error_dict) == ["id"]
+
+
+@contextlib.contextmanager
+def a_worker():
+    stopped = threading.Event()
+
+    def work() -> None:
+        while not stopped.wait(0.02):
+            tasks.work_once()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        worker.join()
+
+
+class TestPing:
+    @pytest.mark.parametrize("state", ["active", "disabled"])
+    def test_it_gives_what_the_endpoint_answered(self, user, receiver, state):
+        hook = create(user, address=receiver.url, headers={"X-Key": "k"})
+        call(user, "webhook_patch", id=hook, state=state)
+        with a_worker():
+            attempt = call(user, "webhook_ping", id=hook)
+        assert (attempt["http_status"], attempt["answer"]) == (200, "thanks")
+        (received,) = receiver.requests
+        assert received.json["topic"] == "ping" and received.json["entity"] is None
+        assert received.headers["x-key"] == "k"
+        show = call(user, "webhook_delivery_show", id=attempt["delivery_id"])
+        assert (show["status"], show["topic"]) == ("delivered", "ping")
+        assert [{**a, "delivery_id": show["id"]} for a in show["attempts"]] == [attempt]
+        assert show["request"]["body"].encode() == received.body
+        assert call(user, "webhook_show", id=hook)["state"] == state
+
+    def test_it_is_sent_once_and_a_failure_is_for_the_person_alone(self, user, receiver):
+        hook = create(user, address=receiver.url)
+        receiver.respond = lambda request: (500, {}, b"broken")
+        with a_worker():
+            attempt = call(user, "webhook_ping", id=hook)
+        assert (attempt["http_status"], attempt["answer"]) == (500, "broken")
+        assert len(receiver.requests) == 1
+        show = call(user, "webhook_delivery_show", id=attempt["delivery_id"])
+        assert (show["status"], show["tries"]) == ("failed", 1)
+        health = call(user, "webhook_show", id=hook)["health"]
+        assert (health["failures"], health["failing_since"]) == (0, None)
+
+    def test_without_a_worker_it_is_taken_back(self, user, hook, monkeypatch):
+        monkeypatch.setattr(config, "timeout", lambda: 0.0)
+        monkeypatch.setattr(deliveries, "_TAKEN_WITHIN", 0.2)
+        started = time.monotonic()
+        with pytest.raises(tk.ValidationError, match="No worker took it"):
+            call(user, "webhook_ping", id=hook)
+        assert time.monotonic() - started < 2
+        (row,) = stored("webhooks_delivery")
+        assert (row.status, row.reason) == ("cancelled", "no worker took it in time")
+        assert tasks.work_once() == 0
+
+    def test_one_that_a_worker_has_is_left_to_it(self, user, hook, monkeypatch):
+        monkeypatch.setattr(config, "timeout", lambda: 0.0)
+        monkeypatch.setattr(deliveries, "_TAKEN_WITHIN", 0.2)
+        threading.Timer(0.05, _lease).start()
+        with pytest.raises(tk.ValidationError, match="still under way"):
+            call(user, "webhook_ping", id=hook)
+        assert [row.status for row in stored("webhooks_delivery")] == ["pending"]
+
+    def test_there_is_one_at_a_time(self, user, hook):
+        write(hook, topic="'ping'", sequence="0")
+        before = stored("webhooks_delivery")
+        with pytest.raises(tk.ValidationError, match="under way already"):
+            call(user, "webhook_ping", id=hook)
+        assert stored("webhooks_delivery") == before
+
+    def test_it_says_why_it_was_not_sent(self, user, hook):
+        def delete_the_user() -> None:
+            execute("UPDATE \"user\" SET state = 'deleted' WHERE id = :id", id=user["id"])
+            owners.forget()
+
+        sysadmin = factories.Sysadmin()
+        delete_the_user()
+        with a_worker(), pytest.raises(tk.ValidationError, match="not an active user any more"):
+            call(sysadmin, "webhook_ping", id=hook)
+
+
+def _lease() -> None:
+    """Take what is due, as another process does."""
+    with transaction() as connection:
+        connection.execute(
+            sa.text("UPDATE webhooks_delivery SET due_at = clock_timestamp() + interval '1 minute'")
+        )
+
+
+def test_they_are_for_the_owner_and_sysadmins_alone(user, hook):
+    (id_,) = write(hook, **ENDED)
+    before = stored("webhooks_delivery")
+    for caller in (None, factories.User()):
+        for action in ACTIONS:
+            with pytest.raises(tk.NotAuthorized):
+                call(caller, action, id=hook)
+        for action in OF_A_DELIVERY:
+            refusals = []
+            for wanted in (id_, id_ + 1_000_000):
+                with pytest.raises(tk.NotAuthorized) as error:
+                    call(caller, action, id=wanted)
+                refusals.append(str(error.value).replace(str(wanted), "ID"))
+            assert refusals[0] == refusals[1]
+    sysadmin = factories.Sysadmin()
+    assert call(sysadmin, "webhook_delivery_list", id=hook)["deliveries"]
+    assert call(sysadmin, "webhook_delivery_show", id=id_)["id"] == id_
+    for action in OF_A_DELIVERY:
+        with pytest.raises(tk.ObjectNotFound):
+            call(sysadmin, action, id=id_ + 1_000_000)
+    assert stored("webhooks_delivery") == before
