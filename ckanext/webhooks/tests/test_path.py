@@ -3,9 +3,11 @@ Celery worker, and a receiver; with processes killed and Redis gone on the way."
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import statistics
 import subprocess
@@ -476,3 +478,35 @@ def test_a_private_dataset_reaches_its_owner_alone(site, ckan, receiver, worker,
         assert topics_of(receiver.wait(2), private["id"]) == ["dataset/create"]
         with pytest.raises(ckanapi.NotAuthorized):
             stranger.action.webhook_show(id=hook)
+
+
+def test_a_planted_secret_is_in_no_log_and_no_table(site, ckan, receiver, worker):
+    key = secrets.token_bytes(32)
+    secret = "whsec_" + base64.b64encode(key).decode()
+    token = "tok-" + secrets.token_hex(16)
+
+    def answer(request: Received) -> tuple[int, dict[str, str], bytes]:
+        return 500, {}, json.dumps(request.headers).encode()
+
+    receiver.respond = answer
+    hook = ckan.action.webhook_create(
+        topic="*", address=receiver.url, secret=secret, headers={"Authorization": f"Bearer {token}"}
+    )
+    new_dataset(ckan)
+    (request,) = receiver.wait(1)
+    assert request.headers["authorization"] == f"Bearer {token}"
+    Verifier(secret).verify(request.body.decode(), request.headers)
+    with pytest.raises(ckanapi.errors.ValidationError):
+        ckan.action.webhook_create(topic="*", address=receiver.url, secret=secret + "!")
+    assert ckan.action.webhook_secret_show(id=hook)["secret"] == secret
+    ckan.action.webhook_delete(id=hook)
+
+    site.stop_workers()
+    logs = [path.read_text(errors="replace") for path in sorted(site.folder.glob("*.log"))]
+    assert any(hook in log or "ready." in log for log in logs)
+    dump = subprocess.run(
+        ["pg_dump", "--data-only", site.database_url], check=True, capture_output=True, text=True
+    ).stdout
+    assert "[withheld]" in dump
+    for written in (secret, base64.b64encode(key).decode(), key.hex(), token):
+        assert [written in text for text in (*logs, dump)] == [False] * (len(logs) + 1)
