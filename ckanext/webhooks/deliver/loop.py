@@ -32,8 +32,9 @@ log = logging.getLogger(__name__)
 
 # While nothing ends and nobody wakes the driver, it looks for due rows so often.
 _LOOK_EVERY = 1.0
-# Deliveries of one claim: what they refer to is in memory at once.
-_MOST_CLAIMED = 500
+# Deliveries of one claim, and attempts of one settlement: some 50 ms of work, for
+# which whatever comes meanwhile waits. What they refer to is in memory at once.
+_MOST_AT_ONCE = 200
 USER_AGENT = f"ckanext-webhooks/{__version__}"
 
 _driving = threading.Lock()
@@ -108,6 +109,7 @@ class _Drive:
         self.under_way: dict[int, tuple[Any, int, Place, list[str]]] = {}
         self.unsettled: list[Attempted] = []
         self.more = False
+        self.is_database_away = False
         self.made = 0
 
     def run(self) -> int:
@@ -122,8 +124,8 @@ class _Drive:
     def _start(self) -> int:
         """Claim what there is room for, and start it."""
         self.more = False
-        room = min(self.places.room, _MOST_CLAIMED)
-        if self.stopping() or room <= 0 or self.unsettled:
+        room = min(self.places.room, _MOST_AT_ONCE)
+        if self.stopping() or room <= 0 or self.is_database_away:
             return 0
         try:
             claimed = claim(room, self.places, self.timeout)
@@ -150,10 +152,12 @@ class _Drive:
             self.made += 1
 
     def _settle(self) -> None:
+        some, rest = self.unsettled[:_MOST_AT_ONCE], self.unsettled[_MOST_AT_ONCE:]
         try:
-            settle.settle(self.unsettled, self.schedule, self.disable_after)
+            settle.settle(some, self.schedule, self.disable_after)
         except SQLAlchemyError:
-            # The database is away: keep what was learnt, and claim nothing.
+            # Keep what was learnt, and claim nothing.
+            self.is_database_away = True
             log.exception(
                 "webhooks [%s]: %d attempts cannot be written down yet; trying again."
                 " Is PostgreSQL reachable from the worker?",
@@ -162,7 +166,8 @@ class _Drive:
             )
             threading.Event().wait(_LOOK_EVERY)
         else:
-            self.unsettled = []
+            self.is_database_away = False
+            self.unsettled = rest
 
     def _prepare(self, claimed: Claimed) -> None:
         """Decide what of each delivery may still be sent, and start that."""

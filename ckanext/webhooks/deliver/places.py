@@ -133,11 +133,7 @@ class Places:
 
     def full(self, kind: str) -> list[str]:
         """Name those of a kind that are at their bound."""
-        return [
-            name
-            for (found, name), n in self._taken.items()
-            if found == kind and n >= self.bounds.of((found, name))
-        ]
+        return [name for found, name in self._full_since if found == kind]
 
     def slow(self) -> list[str]:
         """Name the slow webhooks."""
