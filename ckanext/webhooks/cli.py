@@ -13,7 +13,7 @@ import ckan.plugins.toolkit as tk
 import click
 from ckan import model as ckan_model
 
-from . import capture, config, encryption, tasks
+from . import capture, config, doctor, encryption, tasks
 from .model import Webhook, missing_tables
 from .model.base import HOW_TO_MIGRATE
 
@@ -101,6 +101,29 @@ def _say_failed(found: Counter[capture.Found]) -> None:
             f"{found[capture.Found.FAILED]} datasets could not be captured: see CKAN's log for"
             " each, and run this again"
         )
+
+
+@webhooks.command("doctor")
+def diagnose() -> None:
+    """Look at what deliveries depend on, and say for each what to do.
+
+    Ends with 1 where something keeps webhooks from being called.
+    """
+    found = list(doctor.findings())
+    for finding in found:
+        mark, colour = _MARKS[finding.level]
+        click.echo(f"{click.style(mark, fg=colour)} {finding.what}")
+        if finding.advice:
+            click.echo(f"     {finding.advice}")
+    if any(finding.level is doctor.Level.WRONG for finding in found):
+        raise SystemExit(1)
+
+
+_MARKS = {
+    doctor.Level.GOOD: ("good", "green"),
+    doctor.Level.ODD: ("odd ", "yellow"),
+    doctor.Level.WRONG: ("bad ", "red"),
+}
 
 
 @webhooks.command()

@@ -9,6 +9,7 @@ import ipaddress
 import logging
 import math
 import os
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -149,56 +150,58 @@ def secret_keys() -> list[str]:
 
 def report_mistakes() -> None:
     """Log options whose values make no sense, when CKAN starts."""
+    for mistake in mistakes():
+        log.error("%s", mistake)
+
+
+def mistakes() -> Iterator[str]:
+    """Say of each option whose value makes no sense what that does, and what would be right."""
     if entity() not in ENTITY:
-        log.error(
-            "ckanext.webhooks.entity = %s is none of %s: until it is, only stubs are sent",
-            entity(),
-            ", ".join(ENTITY),
+        yield (
+            f"ckanext.webhooks.entity = {entity()} is none of {', '.join(ENTITY)}: until it is,"
+            " only stubs are sent"
         )
     if minimum_auth() not in MINIMUM_AUTH:
-        log.error(
-            "ckanext.webhooks.minimum_auth = %s is none of %s: until it is, only sysadmins"
-            " may create and change webhooks",
-            minimum_auth(),
-            ", ".join(MINIMUM_AUTH),
+        yield (
+            f"ckanext.webhooks.minimum_auth = {minimum_auth()} is none of"
+            f" {', '.join(MINIMUM_AUTH)}: until it is, only sysadmins may create and change"
+            " webhooks"
         )
     for text in tk.config["ckanext.webhooks.allowed_networks"]:
         if not _is_network(text) and not _is_endpoint(text):
-            log.error(
-                "ckanext.webhooks.allowed_networks: %s is no network and allows nothing;"
-                " write it as in 10.20.0.0/16 or airflow.internal:8080",
-                text,
+            yield (
+                f"ckanext.webhooks.allowed_networks: {text} is no network and allows nothing;"
+                " write it as in 10.20.0.0/16 or airflow.internal:8080"
             )
-    _report_mistakes_of_transport()
-    if _positive(tk.config["ckanext.webhooks.disable_after"]) is None:
-        log.error(
-            "ckanext.webhooks.disable_after = %s is no number of days above 0: until it is, it"
-            " counts as %g",
-            tk.config["ckanext.webhooks.disable_after"],
-            _DISABLE_AFTER,
+    yield from _mistakes_of_transport()
+    days = tk.config["ckanext.webhooks.disable_after"]
+    if _positive(days) is None:
+        yield (
+            f"ckanext.webhooks.disable_after = {days} is no number of days above 0: until it is,"
+            f" it counts as {_DISABLE_AFTER:g}"
         )
     try:
         encryption.encrypt("", secret_keys())
     except ValueError:
         # The value stays unsaid.
-        log.error(
+        yield (
             "ckanext.webhooks.secret_keys: each must be 32 bytes in urlsafe base64; until it is,"
             " webhooks can neither be created nor called"
         )
 
 
-def _report_mistakes_of_transport() -> None:
+def _mistakes_of_transport() -> Iterator[str]:
     if not _is_proxy(proxy()):
         # The value stays unsaid: it may hold a password.
-        log.error(
+        yield (
             "The proxy (ckanext.webhooks.proxy or else ckan.download_proxy) is no URL that starts"
             " with http:// or https://: until it is, no webhook is called"
         )
     bundle = ca_bundle()
     if bundle and not os.access(bundle, os.R_OK):
-        log.error(
-            "ckanext.webhooks.ca_bundle = %s cannot be read: until it can, no webhook is called",
-            bundle,
+        yield (
+            f"ckanext.webhooks.ca_bundle = {bundle} cannot be read: until it can, no webhook is"
+            " called"
         )
 
 

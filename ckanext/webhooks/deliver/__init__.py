@@ -3,11 +3,14 @@
 ``loop`` keeps many deliveries under way; for each of them ``claim`` takes a
 lease, ``message`` and ``signing`` make the request, ``transport`` sends it to
 an address that ``addresses`` allows, ``retry`` decides what the outcome
-means, and ``settle`` writes that down. No transaction is open meanwhile.
+means for it and ``health`` what for its webhook, and ``settle`` writes that
+down. No transaction is open meanwhile. ``places`` says who may have how many
+under way, ``coalesce`` what of several states is told.
 ``logged`` reads events, and says what of them may be sent at this moment.
 """
 
 from .logged import Logged, logged
 from .loop import deliver_due
+from .transport import engine_name
 
-__all__ = ["Logged", "deliver_due", "logged"]
+__all__ = ["Logged", "deliver_due", "engine_name", "logged"]
