@@ -3,7 +3,8 @@
 ``run`` takes what was captured, a set at a time; ``events`` compares and says
 which events a change amounts to; ``rights`` knows under which labels each
 owner is told, and tells the difference where these change; ``write`` numbers
-events and writes deliveries.
+events and writes deliveries; ``replay`` tells one webhook again what the log
+has.
 
 One dispatcher works at a time, under a lock that ends with its transaction:
 so the sequence is in the order of commit, and nothing that commits later is

@@ -95,23 +95,35 @@ def write_deliveries(connection: Connection, pairs: Iterable[dict[str, Any]]) ->
         connection.execute(_INSERT, {key: [row[key] for row in batch] for key in batch[0]})
 
 
+def write_again(connection: Connection, webhook_id: str, pairs: Sequence[dict[str, Any]]) -> int:
+    """Write what a webhook is told when it asks for it, held back; gives how many.
+
+    :param webhook_id: the caller has locked its row, and made it say that
+        something is held back
+    """
+    values = {key: [pair[key] for pair in pairs] for key in pairs[0]}
+    return int(connection.execute(_INSERT_AGAIN, {**values, "webhook_id": webhook_id}).rowcount)
+
+
 # Filters: each facet that a webhook names must have one of the values named.
 _MATCHES = """NOT EXISTS (
     SELECT FROM jsonb_each(w.filters) f
     WHERE NOT coalesce({facets} -> f.key, '[]')
         ?| ARRAY(SELECT jsonb_array_elements_text(f.value)))"""
 
-# Nothing else writes deliveries of an event, and it does so in the transaction that
-# numbers it: none is written twice, without the database looking for each.
-_INSERT = sa.text(
-    f"""
+
+def _inserting(webhooks: str, due_at: str, created_at: str) -> str:
+    """Write the statement that gives events to the webhooks that they are for.
+
+    :param webhooks: which of an owner's webhooks may get them
+    """
+    return f"""
     INSERT INTO webhooks_delivery
         (webhook_id, event_id, topic, sequence, address, format, due_at, created_at)
-    SELECT webhook_id, event_id, topic, sequence, address, format, due_at, dispatched_at
+    SELECT webhook_id, event_id, topic, sequence, address, format, due_at, created_at
     FROM (
-        SELECT w.id AS webhook_id, e.id AS event_id, e.sequence, e.dispatched_at, w.address,
-               -- Later, for which see loops; or behind what is held back of its webhook.
-               coalesce(e.due_at, CASE WHEN w.next_at IS NULL THEN e.dispatched_at END) AS due_at,
+        SELECT w.id AS webhook_id, e.id AS event_id, e.sequence, w.address,
+               {due_at} AS due_at, {created_at} AS created_at,
                w.format, w.topics, e.entity_type, e.entity_type || '/' || CASE
                    WHEN w.filters = '{{}}' THEN p.when_both
                    WHEN {_MATCHES.format(facets="e.facets_before")} THEN
@@ -124,12 +136,31 @@ _INSERT = sa.text(
                     CAST(:when_entered AS text[]))
              AS p(event_id, user_id, when_both, when_left, when_entered)
         JOIN webhooks_event e ON e.id = p.event_id
-        JOIN webhooks w ON w.user_id = p.user_id AND w.state = 'active'
-            -- What was committed before a webhook was there is not its.
-            AND w.created_at <= timezone('utc', e.captured_at)
+        JOIN webhooks w ON w.user_id = p.user_id AND w.state = 'active' AND {webhooks}
         -- A fence: the filters are matched once for each webhook, not once for each use.
         OFFSET 0) told
     WHERE topic IS NOT NULL
         AND ('*' = ANY(topics) OR topic = ANY(topics) OR entity_type || '/*' = ANY(topics))
     """
+
+
+# Nothing else writes what is told for the first time, and it does so in the transaction
+# that numbers it: none is written twice, without the database looking for each.
+_INSERT = sa.text(
+    _inserting(
+        # What was committed before a webhook was there is not its.
+        webhooks="w.created_at <= timezone('utc', e.captured_at)",
+        # Later, for which see loops; or behind what is held back of its webhook.
+        due_at="coalesce(e.due_at, CASE WHEN w.next_at IS NULL THEN e.dispatched_at END)",
+        created_at="e.dispatched_at",
+    )
+)
+# What is held back goes in the order in which it was written.
+_INSERT_AGAIN = sa.text(
+    _inserting(
+        webhooks="w.id = :webhook_id",
+        due_at="CAST(NULL AS timestamptz)",
+        created_at="clock_timestamp()",
+    )
+    + "ORDER BY sequence"
 )

@@ -18,6 +18,7 @@ from ..model import BY_A_PERSON, Circuit, Delivery, Status, Webhook, WebhookStat
 from ..model.base import HOW_TO_MIGRATE, is_missing_table
 from ..visibility import stored_labels
 from . import bounds, find, schema, verification
+from .again import webhook_redeliver, webhook_replay
 from .deliveries import webhook_delivery_list, webhook_delivery_show, webhook_ping
 from .feed import webhook_event_list
 
@@ -40,6 +41,8 @@ def actions() -> dict[str, Callable[..., Any]]:
         webhook_ping,
         webhook_delivery_list,
         webhook_delivery_show,
+        webhook_redeliver,
+        webhook_replay,
         webhook_topic_list,
         webhook_event_list,
     )

@@ -30,7 +30,8 @@ def delivery(auth: str, context: Any, data_dict: dict[str, Any]) -> Any:
     """Give the delivery that ``id`` names; likewise, by a number."""
     data = schema.validate({"id": data_dict.get("id")}, schema.only_number(), context)
     tk.check_access(auth, context, data)
-    found = model.Session.get(Delivery, data["id"])
+    # Workers change it while a session may have it.
+    found = model.Session.get(Delivery, data["id"], populate_existing=True)
     if found is None:
         raise tk.ObjectNotFound(tk._("There is no delivery %d") % data["id"])
     return found
