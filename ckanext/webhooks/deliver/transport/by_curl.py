@@ -201,7 +201,7 @@ class CurlEngine:
         self._idle.append(curl)
         if transfer.others and not transfer.is_ready and code in _NEXT:
             self._dial(transfer, tuple(transfer.others))
-        elif code == pycurl.E_OK or transfer.is_cut:
+        elif transfer.is_headed and (code == pycurl.E_OK or transfer.is_cut):
             self._end(
                 transfer,
                 status=status,
@@ -248,6 +248,7 @@ class _Transfer:
     :ivar resolve: seconds, once it is known
     :ivar answered_at: when the head of the last answer began
     :ivar is_ready: a connection was there, or made with all its handshakes
+    :ivar is_headed: the whole head of an answer came
     :ivar is_cut: as much of the body came as is read
     :ivar is_too_long: so did more of the head than is read
     """
@@ -272,6 +273,7 @@ class _Transfer:
         self.retry_after: str | None = None
         self.body = bytearray()
         self.is_ready = False
+        self.is_headed = False
         self.is_cut = False
         self.is_too_long = False
         self.is_over = False
@@ -327,10 +329,14 @@ class _Transfer:
             self.answered_at = time.monotonic()
             self.retry_after = None
             self.head_lines = 0
+            self.is_headed = False
+            self.is_cut = line[8:12] == b" 101"
+        elif line in _END_OF_HEAD:
+            self.is_headed = True
+            return -1 if self.is_cut else len(line)  # what follows a 101 is no answer
         elif line[:12].lower() == b"retry-after:" and self.retry_after is None:
             self.retry_after = line[12:].strip().decode("latin-1")
-        # The empty line at the end is none.
-        self.is_too_long = self.head_bytes > MOST_HEAD_BYTES or self.head_lines > MOST_HEADERS + 1
+        self.is_too_long = self.head_bytes > MOST_HEAD_BYTES or self.head_lines > MOST_HEADERS
         return -1 if self.is_too_long else len(line)
 
     def _take_body(self, part: bytes) -> int:
@@ -408,12 +414,15 @@ _WORDS: dict[int, Callable[[object], str]] = {
     pycurl.E_RECV_ERROR: words.broken_off,
     pycurl.E_SEND_ERROR: words.broken_off,
     pycurl.E_UNSUPPORTED_PROTOCOL: words.no_http,  # HTTP/0.9
-    8: words.no_http,  # CURLE_WEIRD_SERVER_REPLY, which has no name in pycurl
+    8: words.no_http,  # CURLE_WEIRD_SERVER_REPLY, which has no name in pycurl, nor has the next
+    pycurl.E_OK: words.broken_off,  # libcurl does not mind a head that is not whole
 }
+_TOO_LARGE = 100  # CURLE_TOO_LARGE
+_END_OF_HEAD = (b"\r\n", b"\n")
 
 
 def _in_words(code: int, message: str, errno: int, transfer: _Transfer) -> str:
-    if transfer.is_too_long:
+    if transfer.is_too_long or code == _TOO_LARGE:
         return words.HEAD_TOO_LONG
     if code == pycurl.E_OPERATION_TIMEDOUT:
         return words.late(transfer.request.timeout)

@@ -279,39 +279,30 @@ class _Connection(HTTPConnection):
     """Connects to a checked address, and can be cut off at the deadline."""
 
     response_class = _Response
-    _handle: socket.socket | None = None
     _ip: str | None = None
 
     def _new_conn(self) -> socket.socket:
         attempt = _current.attempt
         attempt.is_kept = False
         connected = _connect(attempt, self._dns_host, self.port or self.default_port)
-        # TLS takes the socket over; a second handle on it can still shut it.
-        self._handle = socket.socket(fileno=os.dup(connected.fileno()))
         self._ip = attempt.dialled
         attempt.is_connected = True
-        attempt.deadlines.watch(attempt, self._handle)
+        attempt.deadlines.watch(attempt, connected)
         return connected
 
     def request(self, *args: Any, **kwargs: Any) -> Any:
         attempt = _current.attempt
         if attempt.wants_new:
             self.close()
-        elif self._handle is not None and not attempt.is_connected:
+        elif self.sock is not None and not attempt.is_connected:
             attempt.is_kept = attempt.is_connected = True
             attempt.dialled = self._ip
-            attempt.deadlines.watch(attempt, self._handle)
+            attempt.deadlines.watch(attempt, self.sock)
         return super().request(*args, **kwargs)
 
     def getresponse(self, *args: Any, **kwargs: Any) -> Any:
         with _current.attempt.phase("wait"):
             return super().getresponse(*args, **kwargs)
-
-    def close(self) -> None:
-        super().close()
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            handle.close()
 
 
 class _TLSConnection(_Connection, HTTPSConnection):
@@ -402,9 +393,14 @@ class _Deadlines:
         finally:
             with self._changed:
                 attempt.is_over = True
-                attempt.handles.clear()
+                for handle in attempt.handles:
+                    handle.close()
 
-    def watch(self, attempt: _Attempt, handle: socket.socket) -> None:
+    def watch(self, attempt: _Attempt, connection: socket.socket) -> None:
+        """Have a connection shut when its attempt is late."""
+        # A second handle on it: TLS takes the first one over, and a connection that is
+        # not to be kept gives it away while the answer is yet to be read.
+        handle = socket.socket(fileno=os.dup(connection.fileno()))
         with self._changed:
             attempt.handles.append(handle)
             if attempt.is_late:
@@ -433,7 +429,9 @@ class _Deadlines:
 
 
 def _shut(attempt: _Attempt) -> None:
-    attempt.is_late = not attempt.is_over
+    if attempt.is_over:
+        return
+    attempt.is_late = True
     for handle in attempt.handles:
         with suppress(OSError):  # the other side was faster
             handle.shutdown(socket.SHUT_RDWR)
@@ -466,9 +464,10 @@ def _of_an_answer(causes: list[BaseException], cause: Any) -> str:
         return words.proxied(causes[-1])
     if why := cause(ssl.SSLError):
         return words.no_tls(why.reason or why)
-    if cause(LineTooLong) or "got more than" in str(causes[-1]):
+    if cause(LineTooLong) or any("got more than" in str(e) for e in causes):
         return words.HEAD_TOO_LONG
-    if cause(IncompleteRead, ConnectionError):
+    # A chunk's negative length is a plain ValueError.
+    if cause(IncompleteRead, ConnectionError) or type(causes[0]) is ValueError:
         return words.broken_off()
     if cause(HTTPException, urllib3.exceptions.HTTPError):
         return words.no_http()

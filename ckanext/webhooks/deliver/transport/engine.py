@@ -10,9 +10,10 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from ..attempt import Outcome, Request
 
 # What is read of an answer's head, its interim (1xx) ones included: servers
-# and proxies bound it at 8 to 64 KiB themselves, and http.client at as many lines.
+# and proxies bound it at 8 to 64 KiB themselves, and http.client at as many
+# lines, of which the last one is empty.
 MOST_HEAD_BYTES = 64 * 1024
-MOST_HEADERS = 100
+MOST_HEADERS = 99
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import socket
 
 from .. import addresses
 
-HEAD_TOO_LONG = "the answer's headers are more than 100 or longer than 64 KiB"
+HEAD_TOO_LONG = "the answer has more than 99 headers, or more than 64 KiB of them"
 
 
 def late(timeout: float) -> str:

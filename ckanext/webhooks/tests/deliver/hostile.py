@@ -183,19 +183,21 @@ class Authority:
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an authority")])
-        ca = self._builder(self._name, self._key, days=1).add_extension(
+        ca = self._builder(self._name, self._name, self._key, days=1).add_extension(
             x509.BasicConstraints(ca=True, path_length=None), critical=True
         )
         self.bundle = str(folder / "authority.pem")
         certificate = ca.sign(self._key, hashes.SHA256())
         Path(self.bundle).write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def _builder(self, name: x509.Name, key: ec.EllipticCurvePrivateKey, days: int) -> Any:
+    def _builder(
+        self, name: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: int
+    ) -> Any:
         now = datetime.datetime.now(datetime.timezone.utc)
         return (
             x509.CertificateBuilder()
             .subject_name(name)
-            .issuer_name(self._name)
+            .issuer_name(issuer)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(days=10))
@@ -211,11 +213,10 @@ class Authority:
         """
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-        builder = self._builder(name, key, days).add_extension(
+        issuer = name if self_signed else self._name
+        builder = self._builder(name, issuer, key, days).add_extension(
             x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False
         )
-        if self_signed:
-            builder = builder.issuer_name(name)
         certificate = builder.sign(key if self_signed else self._key, hashes.SHA256())
         file = self._folder / f"{certificate.serial_number}.pem"
         file.write_bytes(
