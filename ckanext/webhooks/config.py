@@ -34,6 +34,10 @@ def site_url() -> str:
     return str(tk.config["ckan.site_url"])
 
 
+def site_title() -> str:
+    return str(tk.config["ckan.site_title"])
+
+
 def site_id() -> str:
     return str(tk.config["ckan.site_id"])
 

@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-import ckan.plugins.toolkit as tk
 import sqlalchemy as sa
 from ckan import model
 from ckan.lib import mailer
@@ -170,7 +169,7 @@ def _facts(row: Any, user: Any) -> text.Facts:
         webhook_id=row.id,
         address=row.address,
         description=row.description,
-        site_title=str(tk.config["ckan.site_title"]),
+        site_title=config.site_title(),
         site_url=config.site_url(),
         what=_last_failure(row.id),
         state_reason=row.state_reason,

@@ -43,14 +43,20 @@ def _reason(owner: owners.Owner) -> str | None:
     return None if owner.may_subscribe else _NO_ROLE
 
 
+# Webhooks are locked in one order everywhere, and before their deliveries.
 _PAUSE = sa.text(
     """
-    WITH paused AS (
-        UPDATE webhooks w SET state = 'paused', state_reason = o.reason,
-            missed_since = coalesce(missed_since, clock_timestamp())
+    WITH found AS (
+        SELECT w.id, o.reason
         FROM unnest(CAST(:user_ids AS text[]), CAST(:reasons AS text[])) AS o(user_id, reason)
-        WHERE w.user_id = o.user_id AND w.state IN ('active', 'paused')
-        RETURNING w.id, o.reason)
+            JOIN webhooks w ON w.user_id = o.user_id
+        WHERE w.state IN ('active', 'paused')
+        ORDER BY w.id FOR NO KEY UPDATE OF w),
+    paused AS (
+        UPDATE webhooks w SET state = 'paused', state_reason = found.reason,
+            missed_since = coalesce(missed_since, clock_timestamp())
+        FROM found WHERE w.id = found.id
+        RETURNING w.id, found.reason)
     UPDATE webhooks_delivery d
     SET status = 'cancelled', reason = paused.reason, ended_at = clock_timestamp()
     FROM paused WHERE d.webhook_id = paused.id AND d.status = 'pending'

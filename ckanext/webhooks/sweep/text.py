@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import textwrap
 from dataclasses import dataclass
 
 import ckan.plugins.toolkit as tk
 
 from .incident import Mail
+
+# Of a line of prose, as RFC 3676 (4.2) has it for mail in plain text.
+_WIDTH = 78
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ def write(mail: Mail, facts: Facts) -> tuple[str, str]:
     }[mail](facts)
     paragraphs = [
         tk._("Dear %(name)s,") % {"name": facts.name},
-        said,
+        textwrap.fill(said, _WIDTH, break_long_words=False, break_on_hyphens=False),
         "\n".join(_about(mail, facts)),
         "\n".join([tk._("What you can do, by the action API:"), *advice]),
         f"-- \n{facts.site_title}\n{facts.site_url}",
