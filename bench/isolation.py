@@ -98,7 +98,7 @@ def main(folder: Path, kind: str, rate: float, seconds: float, rounds: int) -> N
                 committed[now].update(stream(rate, seconds / 2))
                 held.append(f"{now}: {describe(worker.pid)}")
                 committed[now].update(stream(rate, seconds / 2))
-            time.sleep(2)
+                time.sleep(2)  # the last of them arrive
             arrived = endpoints.end()
     report(committed, arrived, held)
 

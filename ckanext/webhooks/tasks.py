@@ -22,6 +22,10 @@ log = logging.getLogger(__name__)
 
 # Without a nudge, what is due is found so often (seconds).
 TICK = 1.0
+# The same while there is something at each look: a web process whose nudge
+# failed sends none for a while, and a portal that is being written to should
+# not notice. Ten looks a second are a fiftieth of a processor.
+BUSY_TICK = 0.1
 # What only time makes necessary is looked at so often (seconds).
 SWEEP_EVERY = 60.0
 # A mail under way gets so long (seconds) when the worker ends.
@@ -62,23 +66,36 @@ def work_once() -> int:
 
     :returns: how many attempts were made
     """
+    _sets, attempts = _work()
+    return attempts
+
+
+def _work() -> tuple[int, int]:
+    """:returns: how many sets were dispatched, and how many attempts made"""
     try:
-        _dispatch_all()
-        return deliver_due(stopping.is_set)
+        return _dispatch_all(), deliver_due(stopping.is_set)
     finally:
         model.Session.remove()
 
 
-def _dispatch_all() -> None:
-    """Dispatch until nothing waits; while another thread does, that one goes on for us."""
+def _dispatch_all() -> int:
+    """Dispatch until nothing waits; while another thread does, that one goes on for us.
+
+    :returns: how many sets there were
+    """
+    sets = 0
     _nudged.set()
     while _nudged.is_set() and _dispatching.acquire(blocking=False):
         try:
             _nudged.clear()
-            while dispatch() + move_on() and not stopping.is_set():
-                pass
+            more = True
+            while more and not stopping.is_set():
+                waiting = dispatch()
+                sets += waiting is not None
+                more = bool(waiting or move_on())
         finally:
             _dispatching.release()
+    return sets
 
 
 def tick(translating: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
@@ -92,10 +109,10 @@ def tick(translating: Callable[[], AbstractContextManager[Any]] = nullcontext) -
         target=keep_told, args=(translating,), name="webhooks-mail", daemon=True
     )
     mailing.start()
-    next_sweep = 0.0
+    next_sweep, wait = 0.0, TICK
     while not stopping.is_set():
         try:
-            work_once()
+            wait = BUSY_TICK if any(_work()) else min(2 * wait, TICK)
             if time.monotonic() >= next_sweep:
                 next_sweep = time.monotonic() + SWEEP_EVERY
                 _sweep()
@@ -106,7 +123,7 @@ def tick(translating: Callable[[], AbstractContextManager[Any]] = nullcontext) -
                 uuid.uuid4(),
                 TICK,
             )
-        stopping.wait(TICK)
+        stopping.wait(wait)
     reconciling.join()
     # CKAN's mailer sets no time limit; what it has not sent by then is lost.
     mailing.join(MAIL_PATIENCE)

@@ -105,7 +105,7 @@ class _Drive:
         self.disable_after = config.disable_after()
         self.keys = config.secret_keys()
         self.site_url = config.site_url()
-        self.places = Places(_bounds(config.max_in_flight() or self.engine.places))
+        self.places = Places(_bounds(self.engine.places))
         self.under_way: dict[int, tuple[Any, int, Place, list[str]]] = {}
         self.unsettled: list[Attempted] = []
         self.more = False

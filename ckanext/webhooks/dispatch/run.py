@@ -19,10 +19,11 @@ MAX_EVENTS = 200
 MAX_STORED_BYTES = 8 * 1024 * 1024
 
 
-def dispatch() -> int:
+def dispatch() -> int | None:
     """Number what was captured and write its deliveries, one set of events.
 
-    :returns: how many captured changes are known to wait still
+    :returns: how many captured changes are known to wait still, None where
+        none waited at all
     """
     with transaction() as connection:
         write.lock(connection)
@@ -31,7 +32,7 @@ def dispatch() -> int:
             {"events": MAX_EVENTS, "bytes": MAX_STORED_BYTES, "bound": config.loop_bound()},
         ).all()
         if not changes:
-            return 0
+            return None
         serving = rights.settle(connection, sorted({change.dataset_id for change in changes}))
         events = [event for change in changes for event in events_or_fewer(change)]
         write.number(connection, events)
