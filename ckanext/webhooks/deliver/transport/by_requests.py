@@ -119,7 +119,7 @@ class RequestsEngine:
                 raise IncompleteRead(answer)  # urllib3 before 2 does not notice
             return attempt.outcome(
                 status=response.status_code,
-                retry_after=response.headers.get("Retry-After"),
+                retry_after=next(iter(response.raw.headers.getlist("Retry-After")), None),
                 answer=answer[:KEPT_ANSWER_BYTES],
             )
 

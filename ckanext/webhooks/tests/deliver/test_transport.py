@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import os
 import socket
+import statistics
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
 from ...deliver.attempt import KEPT_ANSWER_BYTES, Request
-from ...deliver.transport import Settings
+from ...deliver.transport import Settings, engine_name, open_engine
 from .hostile import (
     ENGINES,
     HEADERS,
@@ -39,6 +43,16 @@ def send(request):
     sender = Sender(request.param)
     yield sender
     sender.close()
+
+
+def rss() -> int:
+    """Give the bytes of memory that this process has."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
 
 
 def test_an_answer_is_an_outcome_with_all_that_came_back(send):
@@ -416,6 +430,45 @@ def test_many_may_be_under_way_at_once(send):
     assert [outcomes[n].status for n in range(40)] == [None, 200, 200, 200] * 10
 
 
+def test_2000_slow_endpoints_are_nothing_that_a_good_one_notices(say):
+    """Connections that the kernel accepts and nobody serves; nothing is under way for long."""
+    engine = open_engine(Settings(LOOPBACK), name="curl")
+    memory, threads, files = rss(), threading.active_count(), open_files()
+    behave = answering(*[OK] * 20)
+    with socket.create_server(("127.0.0.1", 0), backlog=4096) as slow, serving(behave) as good:
+        url = f"http://127.0.0.1:{slow.getsockname()[1]}/"
+        for number in range(engine.places - 1):
+            engine.start(number, Request(f"{url}{number}", HEADERS, b"x" * 4096, 30))
+        engine.wait(0.2)
+        times = []
+        for _ in range(20):
+            engine.start("good", Request(good.url, HEADERS, b"x" * 4096, 5))
+            ((key, outcome),) = engine.wait(5)
+            assert (key, outcome.status) == ("good", 200)
+            times.append(outcome.duration)
+        say(
+            f"{engine.places - 1} slow endpoints: a good one answered within"
+            f" {statistics.median(times) * 1000:.1f} ms (at most {max(times) * 1000:.1f});"
+            f" {open_files() - files} sockets, {threading.active_count() - threads} threads,"
+            f" {(rss() - memory) / 1e6:.0f} MB more"
+        )
+        engine.close()
+    assert statistics.median(times) < 0.05
+    assert (rss() - memory) / 1e6 < 100
+
+
+def test_without_pycurl_there_is_requests():
+    assert engine_name() == "curl"  # bin/test installs it
+    source = """
+import sys
+sys.modules["pycurl"] = None
+from ckanext.webhooks.deliver import transport
+print(transport.open_engine(transport.Settings()).name)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", source]
+    assert subprocess.check_output(command, text=True).split() == ["requests"]
+
+
 def test_a_wait_ends_when_it_is_called(send):
     engine = send.engine(Settings(LOOPBACK))
     began = time.monotonic()
@@ -472,13 +525,16 @@ def test_a_proxy_gets_all_and_the_names_are_its_own_to_resolve(send, scheme):
             connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
 
     with serving(behave) as proxy:
-        outcome = send(f"{scheme}://no-such-name.invalid/x", allowed=(), proxy=proxy.url)
+        own = proxy.url.replace("//", "//user:geheim@")
+        outcome = send(f"{scheme}://no-such-name.invalid/x", allowed=(), proxy=own)
         assert (
             "address refused" in send(f"{scheme}://127.0.0.1/", allowed=(), proxy=proxy.url).error
         )
         assert (
             "address refused" in send(f"{scheme}://localhost/", allowed=(), proxy=proxy.url).error
         )
+    assert b"\r\nproxy-authorization: basic " in heads[0].lower()
+    assert "geheim" not in str(outcome)
     if scheme == "http":
         assert heads[0].startswith(b"POST http://no-such-name.invalid/x HTTP/1.1\r\n")
         assert (outcome.status, outcome.answer) == (200, b"thanks")
