@@ -95,17 +95,19 @@ class RequestsEngine:
             headers=checked(request.headers),
             data=request.body,
         ).prepare()
-        try:
-            return self._send(attempt, prepared)
-        except Exception as error:
-            if not attempt.is_kept or attempt.is_answered or not _is_lost(error):
-                raise
-            attempt.remaining()
-        attempt.wants_new = True
-        return self._send(attempt, prepared)
+        while True:
+            try:
+                return self._send(attempt, prepared)
+            except _Stale:
+                continue
+            except Exception as error:
+                if not attempt.is_kept or attempt.is_answered or not _is_lost(error):
+                    raise
+                attempt.wants_new = True
 
     def _send(self, attempt: _Attempt, prepared: requests.PreparedRequest) -> Outcome:
         proxy = self._settings.proxy
+        attempt.is_connected = attempt.is_kept = False
         with self._adapter.send(
             prepared,
             stream=True,
@@ -275,6 +277,10 @@ class _Response(HTTPResponse):
                 pass
 
 
+class _Stale(Exception):
+    """A kept connection will not do; urllib3 closes it, and the next one is tried."""
+
+
 class _Connection(HTTPConnection):
     """Connects to a checked address, and can be cut off at the deadline."""
 
@@ -283,7 +289,6 @@ class _Connection(HTTPConnection):
 
     def _new_conn(self) -> socket.socket:
         attempt = _current.attempt
-        attempt.is_kept = False
         connected = _connect(attempt, self._dns_host, self.port or self.default_port)
         self._ip = attempt.dialled
         attempt.is_connected = True
@@ -292,9 +297,10 @@ class _Connection(HTTPConnection):
 
     def request(self, *args: Any, **kwargs: Any) -> Any:
         attempt = _current.attempt
-        if attempt.wants_new:
-            self.close()
-        elif self.sock is not None and not attempt.is_connected:
+        if self.sock is not None and not attempt.is_connected:  # it was kept
+            found = _resolve(attempt, self._dns_host, self.port or self.default_port)
+            if attempt.wants_new or self._ip not in found:
+                raise _Stale
             attempt.is_kept = attempt.is_connected = True
             attempt.dialled = self._ip
             attempt.deadlines.watch(attempt, self.sock)

@@ -75,7 +75,21 @@ class Resolver:
             if self._threads >= _MOST_THREADS:
                 return
             self._threads += 1
-        threading.Thread(target=self._work, name="webhooks-resolve", daemon=True).start()
+        try:
+            threading.Thread(target=self._work, name="webhooks-resolve", daemon=True).start()
+        except RuntimeError as error:  # the system allows no more
+            self._go_without(host, error)
+
+    def _go_without(self, host: str, error: Exception) -> None:
+        """Leave a name to the threads that there are, or give it up where there is none."""
+        with self._lock:
+            self._threads -= 1
+            if self._threads or host not in self._queue:
+                return
+            self._queue.remove(host)
+            waiting = self._asked.pop(host)
+        for _port, answered in waiting:
+            answered(error)
 
     def _work(self) -> None:
         while True:

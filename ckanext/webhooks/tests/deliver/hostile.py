@@ -34,13 +34,13 @@ class Server:
     :ivar requests: heads and bodies that :func:`read_request` read
     """
 
-    def __init__(self, behave: Behaviour) -> None:
+    def __init__(self, behave: Behaviour, ip: str = "127.0.0.1", port: int = 0) -> None:
         self.behave = behave
         self.accepted = 0
         self.closing = threading.Event()
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = socket.create_server((ip, port))
         self.port = self.listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/"
+        self.url = f"http://{ip}:{self.port}/"
         self.connections: list[socket.socket] = []
         self.threads = [threading.Thread(target=self._accept)]
 
@@ -76,8 +76,8 @@ class Server:
 
 
 @contextmanager
-def serving(behave: Behaviour) -> Iterator[Server]:
-    server = Server(behave)
+def serving(behave: Behaviour, ip: str = "127.0.0.1", port: int = 0) -> Iterator[Server]:
+    server = Server(behave, ip, port)
     server.threads[0].start()
     try:
         yield server

@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import struct
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from functools import lru_cache
 import pytest
 
 from ...deliver.attempt import KEPT_ANSWER_BYTES, Outcome
+from ...deliver.transport import resolving
 from .hostile import (
     ENGINES,
     HEADERS,
@@ -375,21 +377,6 @@ def test_an_endpoint_that_redirects_to_itself(send):
         assert server.accepted == 1
 
 
-def test_an_endpoint_that_closes_kept_connections(send):
-    """One that is closed when it is used again is replaced, and that is no try of its own."""
-
-    def behave(connection: socket.socket) -> None:
-        read_request(connection)
-        connection.sendall(OK)
-        read_request(connection)  # and says nothing to it
-        reset(connection)
-
-    with serving(behave) as server:
-        assert send(server.url, timeout=DEADLINE).status == 200
-        assert send(server.url, timeout=DEADLINE).status == 200
-        assert server.accepted == 2
-
-
 def test_an_endpoint_that_resets_a_fresh_connection_is_not_called_twice(send):
     with serving(reset_after_the_request) as server:
         assert send(server.url, timeout=DEADLINE).error.startswith(BROKEN)
@@ -472,6 +459,26 @@ def test_tls_that(send, authority, behave, error):
     is_unharmed(send)
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_an_endpoint_that_closes_kept_connections(send, authority, scheme):
+    """One that is closed when it is used again is replaced, and that is no try of its own."""
+
+    def closing(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(OK)
+        read_request(connection)  # and says nothing to it
+        reset(connection)
+
+    behave = over_tls(authority.context(), closing) if scheme == "https" else closing
+    with serving(behave) as server:
+        for _ in range(2):
+            outcome = send(
+                f"{scheme}://localhost:{server.port}/", DEADLINE, ca_bundle=authority.bundle
+            )
+            assert outcome.status == 200
+        assert server.accepted == 2
+
+
 # --- names
 
 
@@ -551,6 +558,41 @@ def test_a_name_that_changes_between_check_and_dial(send, names):
         outcome = send(f"http://a.test:{server.port}/", timeout=DEADLINE)
     assert (outcome.status, outcome.dialled) == (200, "127.0.0.1")
     assert names.asked == ["a.test"]
+
+
+def test_a_name_that_moves(send, names, monkeypatch):
+    """A connection that is kept is one to an address that the name still has."""
+    monkeypatch.setattr(resolving, "_FRESH", 0)
+    names.answers["a.test"] = [["127.0.0.1"], ["127.0.0.1"], ["127.0.0.2"]]
+    with (
+        serving(answering(OK, OK, OK)) as old,
+        serving(answering(OK), "127.0.0.2", old.port) as new,
+    ):
+        dialled = [send(f"http://a.test:{old.port}/", DEADLINE).dialled for _ in range(3)]
+        assert dialled == ["127.0.0.1", "127.0.0.1", "127.0.0.2"]
+        assert (old.accepted, new.accepted) == (1, 1)
+
+
+def test_two_names_of_one_address_share_no_connection(send, names):
+    names.answers.update({"a.test": [["127.0.0.1"]], "b.test": [["127.0.0.1"]]})
+    with serving(answering(OK, OK)) as server:
+        for name in ("a.test", "b.test", "a.test"):
+            assert send(f"http://{name}:{server.port}/", DEADLINE).status == 200
+        assert server.accepted == 2
+
+
+def test_no_thread_to_resolve_in(send, names, monkeypatch):
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    names.answers["a.test"] = [["127.0.0.1"]]
+    with serving(answering(OK, OK)) as server:
+        assert send(server.url).status == 200  # requests has its threads by now
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            outcome = send(f"http://a.test:{server.port}/", DEADLINE)
+        assert "can't start new thread" in outcome.error
+        assert send(f"http://a.test:{server.port}/", DEADLINE).status == 200
 
 
 @pytest.mark.parametrize("private", ["10.0.0.1", "::1", "169.254.169.254", "fe80::1%lo"])
