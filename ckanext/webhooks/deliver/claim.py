@@ -267,6 +267,10 @@ def _move_gates(
     }
     if paced:
         connection.execute(_PACE, {"ids": list(paced), "waits": list(paced.values())})
+    moved = {*probed, *paced}
+    if turned := [id_ for id_ in quotas if taken[id_] and id_ not in moved]:
+        # They have had their turn: others come first at the next claim.
+        connection.execute(_TURN, {"ids": turned})
     empty = [id_ for id_, quota in quotas.items() if taken[id_] < quota]
     if empty and try_dispatch_lock(connection):
         connection.execute(_OPEN, {"ids": empty})
@@ -333,6 +337,9 @@ _PACE = sa.text(
     FROM unnest(CAST(:ids AS text[]), CAST(:waits AS float[])) AS o(id, wait)
     WHERE w.id = o.id
     """
+)
+_TURN = sa.text(
+    "UPDATE webhooks SET next_at = clock_timestamp() WHERE id = ANY(CAST(:ids AS text[]))"
 )
 _OPEN = sa.text(
     """

@@ -57,8 +57,10 @@ def _net_topic(group: Sequence[Any]) -> str | None:
     is taken as known.
     """
     first, last = group[0], group[-1]
+    if len(group) == 1:
+        return str(last.topic)
     kind, verb = last.topic.split("/")
-    is_new = len(group) > 1 and first.topic.endswith("/create") and not first.tries
+    is_new = first.topic.endswith("/create") and not first.tries
     if is_new and verb == "delete":
         return None if all(row.tries == 0 for row in group) else str(last.topic)
     return f"{kind}/create" if is_new and verb == "update" else str(last.topic)

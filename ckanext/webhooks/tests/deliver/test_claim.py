@@ -105,6 +105,17 @@ def test_a_gate_stays_while_something_is_held_back(hook, monkeypatch):
     assert gate(hook).next_at is None
 
 
+def test_those_with_a_backlog_take_turns(monkeypatch):
+    monkeypatch.setattr(claiming, "_MOST_GATES", 1)
+    user = factories.User()
+    hooks = [create(user), create(user), create(user)]
+    for number, hook in enumerate(hooks, 1):
+        write(hook, 9, "NULL", sequence=str(number))
+    execute("UPDATE webhooks SET next_at = clock_timestamp()")
+    turns = [set(taken(count=2)) for _ in range(3)]
+    assert sorted(turns, key=min) == [{1}, {2}, {3}]
+
+
 def test_several_windows_of_one_webhook_delay_no_other(hook):
     write(hook, 2500)
     good = create(factories.User())

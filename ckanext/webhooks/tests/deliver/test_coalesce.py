@@ -68,5 +68,9 @@ def test_what_came_and_went_takes_no_turn():
 
 
 def test_what_has_no_entity_stands_for_itself():
-    line = rows((None, "update"), (None, "update"))
-    assert told(coalesce(line, 5)) == [(0, "dataset/update", 0), (1, "dataset/update", 0)]
+    line = rows((None, "update"), (None, "update"), (None, "ping"))
+    assert told(coalesce(line, 5)) == [
+        (0, "dataset/update", 0),
+        (1, "dataset/update", 0),
+        (2, "ping", 0),
+    ]
