@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import ckan.plugins.toolkit as tk
 import pytest
 from ckan.tests import factories
 from ckan.tests.helpers import changed_config
 
-from ... import tasks
+from ... import queue, tasks
 from ..callers import call, create, stored
 from ..receiver import Received, Receiver
 
@@ -84,6 +85,26 @@ def test_its_owner_may_confirm_what_the_endpoint_received(receiver):
     factories.Dataset()
     tasks.work_once()
     assert topics(receiver) == ["ping", "dataset/create"]
+
+
+def test_a_ping_sends_the_challenge_once_more_and_shows_it_to_nobody(receiver, monkeypatch):
+    user = factories.User()
+    hook = create(user, address=receiver.url)
+    tasks.work_once()
+    # The worker that webhook_ping waits for; an endpoint that shows all it gets, but in an error.
+    monkeypatch.setattr(queue, "nudge", lambda: threading.Thread(target=tasks.work_once).start())
+    receiver.respond = lambda request: (500, {}, request.body)
+    answer = call(user, "webhook_ping", id=hook)
+    assert answer["http_status"] == 500
+    sent = [request.json["challenge"] for request in receiver.requests]
+    assert sent == [row(hook).challenge] * 2
+    listed = call(user, "webhook_delivery_list", id=hook)
+    shown = [call(user, "webhook_delivery_show", id=one["id"]) for one in listed["deliveries"]]
+    assert sent[0] not in json.dumps([answer, listed, shown])
+    assert row(hook).state == "unverified"
+    receiver.respond = echo
+    call(user, "webhook_ping", id=hook)
+    assert row(hook).state == "active"
 
 
 def test_a_new_address_is_to_be_verified_and_nothing_else(receiver):
