@@ -41,9 +41,9 @@ def spellings(value: bytes) -> Iterator[str]:
     """Give the ways in which bytes are written as text."""
     yield value.hex()
     yield value.hex().upper()
-    for encode in (base64.b64encode, base64.urlsafe_b64encode):
-        yield encode(value).decode()
-        yield encode(value).decode().rstrip("=")
+    for written in (base64.b64encode(value), base64.urlsafe_b64encode(value)):
+        yield written.decode()
+        yield written.decode().rstrip("=")
 
 
 PLANTED = {
