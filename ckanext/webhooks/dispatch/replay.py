@@ -199,8 +199,10 @@ _FAILED = sa.text(
     """
     WITH looked_at AS (
         SELECT id, event_id, sequence, topic, status, reason, created_at FROM webhooks_delivery
-        WHERE webhook_id = :webhook_id AND ended_at IS NOT NULL AND id >= :first AND id < :end
-        ORDER BY id LIMIT :looked_at)
+        -- Pairs, for which see logic.deliveries.
+        WHERE (webhook_id, id) >= (:webhook_id, :first) AND (webhook_id, id) < (:webhook_id, :end)
+            AND ended_at IS NOT NULL
+        ORDER BY webhook_id, id LIMIT :looked_at)
     SELECT reached.reached, given_up.*
     FROM (SELECT CASE WHEN count(*) = :looked_at THEN max(id) END AS reached
           FROM looked_at) reached

@@ -21,6 +21,7 @@ from . import bounds, find, schema, verification
 from .again import webhook_redeliver, webhook_replay
 from .deliveries import webhook_delivery_list, webhook_delivery_show, webhook_ping
 from .feed import webhook_event_list
+from .stats import webhook_stats
 
 # Receivers have a day to take up a new secret; the old one signs until then.
 _OLD_SECRET_SIGNS_FOR = "24 hours"
@@ -45,6 +46,7 @@ def actions() -> dict[str, Callable[..., Any]]:
         webhook_replay,
         webhook_topic_list,
         webhook_event_list,
+        webhook_stats,
     )
     return {function.__name__: _saying_what_is_missing(function) for function in functions}
 

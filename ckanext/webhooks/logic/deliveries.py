@@ -63,7 +63,7 @@ def webhook_delivery_list(context: Any, data_dict: dict[str, Any]) -> dict[str, 
     table = Delivery.__table__
     first, end = when.bounds(connection, table.c.id, table.c.created_at, since, until)
     status, topic = data.get("status"), data.get("topic")
-    is_chosen = any((status, topic, since, until))
+    is_chosen = status not in (None, Status.PENDING.value) or any((topic, since, until))
     found = connection.execute(
         _LISTED,
         {
@@ -96,23 +96,31 @@ def _is_meant(topic: str, wanted: str) -> bool:
 
 
 # An index for each: of what ended, of what is held back, and of all that is due
-# or waits for its next try, in which one webhook's are looked for.
-_OF_WEBHOOK = """
-    SELECT id, webhook_id, event_id, topic, sequence, status, reason, tries, created_at, due_at,
-           ended_at, coalesced
-    FROM webhooks_delivery
-    WHERE webhook_id = :webhook AND id >= :first AND id < :end AND {which}
-    ORDER BY id DESC LIMIT :looked_at
+# or waits for its next try, in which one webhook's are looked for. Pairs are
+# compared, since of `webhook_id = …` PostgreSQL may think that following the
+# primary key finds some soon, which it does not where others' are newer.
+_COLUMNS = """
+    id, webhook_id, event_id, topic, sequence, status, reason, tries, created_at, due_at, ended_at,
+    coalesced
+"""
+_NEWEST = f"""
+    SELECT {_COLUMNS} FROM webhooks_delivery
+    WHERE (webhook_id, id) >= (:webhook, :first) AND (webhook_id, id) < (:webhook, :end)
+        AND {{which}}
+    ORDER BY webhook_id DESC, id DESC LIMIT :looked_at
 """
 _LISTED = sa.text(
     f"""
-    WITH looked_at AS (
+    WITH due AS MATERIALIZED (
+        SELECT {_COLUMNS} FROM webhooks_delivery
+        WHERE :pending AND status = 'pending' AND due_at IS NOT NULL AND webhook_id = :webhook),
+    looked_at AS (
         SELECT * FROM (
-            ({_OF_WEBHOOK.format(which="ended_at IS NOT NULL AND :ended")})
+            ({_NEWEST.format(which=":ended AND ended_at IS NOT NULL")})
             UNION ALL
-            ({_OF_WEBHOOK.format(which="status = 'pending' AND due_at IS NULL AND :pending")})
+            ({_NEWEST.format(which=":pending AND status = 'pending' AND due_at IS NULL")})
             UNION ALL
-            ({_OF_WEBHOOK.format(which="status = 'pending' AND due_at IS NOT NULL AND :pending")})
+            (SELECT * FROM due WHERE id >= :first AND id < :end)
         ) found ORDER BY id DESC LIMIT :looked_at)
     SELECT reached.oldest, wanted.*
     FROM (SELECT CASE WHEN count(*) = :looked_at THEN min(id) END AS oldest FROM looked_at) reached

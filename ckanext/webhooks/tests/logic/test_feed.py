@@ -29,7 +29,7 @@ def organization():
 def work() -> None:
     owners.forget()
     notice_rights()
-    while dispatch() + move_on():
+    while dispatch() or move_on():
         pass
 
 
