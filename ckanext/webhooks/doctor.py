@@ -47,9 +47,7 @@ class Finding:
 def findings() -> Iterator[Finding]:
     """Look at everything. Without tables, there is nothing further to look at."""
     if missing_tables():
-        yield Finding(
-            Level.WRONG, "tables: missing, or of an older version", HOW_TO_MIGRATE
-        )
+        yield Finding(Level.WRONG, "tables: missing, or of an older version", HOW_TO_MIGRATE)
         return
     yield Finding(Level.GOOD, "tables: as this version wants them")
     for check in _CHECKS:

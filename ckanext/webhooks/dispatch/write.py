@@ -92,7 +92,9 @@ def write_deliveries(connection: Connection, pairs: Iterable[dict[str, Any]]) ->
     """Write what the owners' webhooks are told."""
     rows = iter(pairs)
     while batch := list(itertools.islice(rows, MAX_PAIRS)):
-        connection.execute(_INSERT, {key: [row[key] for row in batch] for key in batch[0]})
+        values = {key: [row[key] for row in batch] for key in batch[0]}
+        several = len(set(values["event_id"])) > 1
+        connection.execute(_INSERT_IN_ORDER if several else _INSERT, values)
 
 
 def write_again(connection: Connection, webhook_id: str, pairs: Sequence[dict[str, Any]]) -> int:
@@ -146,15 +148,16 @@ def _inserting(webhooks: str, due_at: str, created_at: str) -> str:
 
 # Nothing else writes what is told for the first time, and it does so in the transaction
 # that numbers it: none is written twice, without the database looking for each.
-_INSERT = sa.text(
-    _inserting(
-        # What was committed before a webhook was there is not its.
-        webhooks="w.created_at <= timezone('utc', e.captured_at)",
-        # Later, for which see loops; or behind what is held back of its webhook.
-        due_at="coalesce(e.due_at, CASE WHEN w.next_at IS NULL THEN e.dispatched_at END)",
-        created_at="e.dispatched_at",
-    )
+_TELLING = _inserting(
+    # What was committed before a webhook was there is not its.
+    webhooks="w.created_at <= timezone('utc', e.captured_at)",
+    # Later, for which see loops; or behind what is held back of its webhook.
+    due_at="coalesce(e.due_at, CASE WHEN w.next_at IS NULL THEN e.dispatched_at END)",
+    created_at="e.dispatched_at",
 )
+# One event for very many webhooks is not sorted for nothing.
+_INSERT = sa.text(_TELLING)
+_INSERT_IN_ORDER = sa.text(_TELLING + "ORDER BY sequence")
 # What is held back goes in the order in which it was written.
 _INSERT_AGAIN = sa.text(
     _inserting(

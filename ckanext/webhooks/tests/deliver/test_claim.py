@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from ckan.tests import factories
 
-from ... import model
+from ... import model, tasks
 from ...deliver import claim as claiming
 from ...deliver.claim import claim
 from ...deliver.places import Bounds, Places
@@ -85,13 +85,22 @@ def test_what_is_dispatched_meanwhile_goes_behind_what_is_held_back():
     other = create(user, topic="dataset/*")
     write(hook, 5, sequence="-n")
     assert taken() == [-3, -2, -1]
-    from ... import tasks  # the way of a real event
-
     factories.Dataset()
     tasks.dispatch()
     lines = {row.webhook_id: row.due_at for row in stored("webhooks_delivery") if row.sequence > 0}
     assert lines[hook] is None
     assert lines[other] is not None
+
+
+def test_several_events_of_one_set_are_written_in_their_order():
+    for _ in range(5):
+        create(factories.User(), topic="dataset/*")
+    for _ in range(8):
+        factories.Dataset()
+    tasks.dispatch()
+    written = [row.sequence for row in stored("webhooks_delivery")]
+    assert len(written) == 40
+    assert written == sorted(written)
 
 
 def test_a_gate_stays_while_something_is_held_back(hook, monkeypatch):
