@@ -11,6 +11,7 @@ under way in one thread, ``requests`` has a thread for each.
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Callable
 
