@@ -22,7 +22,8 @@ _ENGINES: dict[str, Callable[[Settings, int], Engine]] = {"requests": by_request
 try:
     from . import by_curl
 
-    _ENGINES["curl"] = by_curl.CurlEngine
+    if hasattr(os, "eventfd"):  # of Linux, by which the engine is woken
+        _ENGINES["curl"] = by_curl.CurlEngine
 except ImportError:  # pycurl is not installed, or the libcurl that it was built for is not
     pass
 
