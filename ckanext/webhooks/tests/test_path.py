@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import statistics
@@ -328,6 +329,31 @@ def test_the_readmes_feed_gives_every_dataset_there_is(site, ckan, worker, capsy
         exec(source, {"ckan": ckan})
         printed = capsys.readouterr().out
     assert f"dataset/create {dataset['id']}" in printed
+
+
+def test_the_readmes_ping_is_answered_and_what_failed_is_told_again(
+    site, ckan, receiver, worker, hook, capsys
+):
+    looking, again = (
+        block for block in blocks("python") if "webhook_ping" in block or "webhook_replay" in block
+    )
+    receiver.respond = lambda request: (410, {}, b"gone")
+    dataset = new_dataset(ckan)
+    receiver.wait(1)
+    receiver.respond = lambda request: (200, {}, b"thanks")
+    deadline = time.monotonic() + 10
+    while ckan.action.webhook_show(id=hook)["state"] != "disabled" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    exec(looking, {"ckan": ckan, "hook": hook})
+    pinged, failed = capsys.readouterr().out.splitlines()
+    assert pinged.startswith("200 None 0.") and pinged.endswith(" thanks")
+    assert failed.startswith("dataset/create ") and "410" in failed
+    ckan.action.webhook_patch(id=hook, state="active")
+    receiver.clear()
+    # Since now: what failed before it is told all the same.
+    exec(re.sub(r"since=\"[^\"]*\"", 'since="2999-01-01"', again), {"ckan": ckan, "hook": hook})
+    (request,) = receiver.wait(1)
+    assert request.json["entity"]["id"] == dataset["id"]
 
 
 @pytest.mark.parametrize("server", ["gunicorn", "uwsgi"])
