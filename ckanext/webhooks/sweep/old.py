@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from .. import config
-from ..model import transaction
+from ..model import Event, transaction, when
 
 # Rows per statement: a lock is held for milliseconds, and autovacuum keeps up.
 BATCH = 1000
@@ -44,7 +44,7 @@ def prune() -> int:
     :returns: how many rows went
     """
     days = config.retention_days()
-    return _in_batches(_PRUNE_DELIVERIES, days=days) + _in_batches(_PRUNE_EVENTS, days=days, cut=0)
+    return _in_batches(_PRUNE_DELIVERIES, days=days) + _prune_events(days, cut=0)
 
 
 def trim_log() -> int:
@@ -63,7 +63,17 @@ def trim_log() -> int:
         cut = connection.execute(_CUT, {"limit": limit}).scalar() if size > limit else None
     if cut is None:
         return 0
-    return _in_batches(_PRUNE_EVENTS, days=config.retention_days(), cut=cut)
+    return _prune_events(config.retention_days(), cut)
+
+
+def _prune_events(days: int, cut: int) -> int:
+    """:param cut: up to this number, events go whatever their age"""
+    table = Event.__table__
+    with transaction() as connection:
+        oldest = connection.execute(_OLDEST, {"days": days}).scalar_one()
+        _first, end = when.bounds(connection, table.c.sequence, table.c.dispatched_at, None, oldest)
+    # Without the end the whole log would be read each time, to find that nothing is old.
+    return _in_batches(_PRUNE_EVENTS, days=days, cut=cut, end=max(end, cut + 1))
 
 
 def _in_batches(statement: Any, **values: Any) -> int:
@@ -84,6 +94,7 @@ _CUT = sa.text(
     WHERE size > :limit
     """
 )
+_OLDEST = sa.text("SELECT clock_timestamp() - :days * interval '1 day'")
 _PRUNE_DELIVERIES = sa.text(
     """
     WITH old AS (
@@ -99,7 +110,7 @@ _PRUNE_EVENTS = sa.text(
     """
     WITH old AS (
         SELECT e.id FROM webhooks_event e
-        WHERE e.sequence IS NOT NULL
+        WHERE e.sequence < :end
             AND (e.dispatched_at < clock_timestamp() - :days * interval '1 day'
                 OR e.sequence <= :cut)
             AND NOT EXISTS (
