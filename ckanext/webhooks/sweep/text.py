@@ -80,7 +80,8 @@ def _disabled(facts: Facts) -> tuple[str, str, list[str]]:
         " for it is cancelled. The webhook itself is kept; once its endpoint works you can enable"
         " it, and have sent what it missed."
     )
-    advice = [_show(facts), _enable(facts), _replay(facts)]
+    again = [_replay(facts, failed_only=True), _replay(facts)]
+    advice = [_show(facts), _enable(facts), *again]
     return tk._("A webhook has been disabled"), said % {"reason": facts.state_reason}, advice
 
 
