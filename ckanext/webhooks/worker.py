@@ -11,6 +11,7 @@ of them may run.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -67,6 +68,9 @@ def configure() -> None:
     )
 
 
+# Seconds. A thread that waits for the interpreter waits for so long where another
+# is at work; Python's 5 ms, once for each statement, would be most of a delivery.
+sys.setswitchinterval(0.0005)
 _translating = load_ckan()
 configure()
 app = queue.app

@@ -106,6 +106,9 @@ def _with_what_they_refer_to(
     )
 
 
+# In a condition it is statement_timestamp(): an index is not asked for what is
+# another at each row, as clock_timestamp() is.
+
 # What the place of a delivery depends on. A webhook that was deleted takes
 # none: its deliveries are claimed to be cancelled.
 _STANDING = """
@@ -117,7 +120,7 @@ _LINE = sa.text(
            coalesce(w.next_at IS NOT NULL OR w.circuit <> 'closed' OR w.max_rate IS NOT NULL
                     OR w.newest_only, false) AS is_gated
     FROM (SELECT id, webhook_id, topic, due_at FROM webhooks_delivery
-          WHERE status = 'pending' AND due_at <= clock_timestamp()
+          WHERE status = 'pending' AND due_at <= statement_timestamp()
           ORDER BY due_at, id LIMIT :window) d
         LEFT JOIN webhooks w ON w.id = d.webhook_id AND w.state = 'active'
     ORDER BY d.due_at, d.id
@@ -136,7 +139,7 @@ _LEASE = sa.text(
     WITH mine AS (
         SELECT id FROM webhooks_delivery
         WHERE id = ANY(CAST(:ids AS bigint[])) AND status = 'pending'
-            AND (due_at <= clock_timestamp() OR due_at IS NULL)
+            AND (due_at <= statement_timestamp() OR due_at IS NULL)
         FOR UPDATE SKIP LOCKED)
     UPDATE webhooks_delivery d SET due_at = clock_timestamp() + :lease * interval '1 second'
     FROM mine WHERE d.id = mine.id
@@ -175,7 +178,7 @@ _HOLD = sa.text(
     WITH mine AS (
         SELECT id FROM webhooks_delivery
         WHERE id = ANY(CAST(:ids AS bigint[])) AND status = 'pending'
-            AND due_at <= clock_timestamp()
+            AND due_at <= statement_timestamp()
         FOR UPDATE SKIP LOCKED)
     UPDATE webhooks_delivery d SET due_at = NULL FROM mine WHERE d.id = mine.id
     """
@@ -280,7 +283,7 @@ _GATES = sa.text(
     f"""
     SELECT w.id AS webhook_id, w.circuit, w.max_rate, w.newest_only, {_STANDING}
     FROM webhooks w
-    WHERE w.next_at <= clock_timestamp() AND w.state = 'active'
+    WHERE w.next_at <= statement_timestamp() AND w.state = 'active'
         AND NOT w.id = ANY(CAST(:webhooks AS text[]))
         AND NOT w.host = ANY(CAST(:hosts AS text[]))
         AND NOT w.user_id = ANY(CAST(:owners AS text[]))
@@ -344,7 +347,7 @@ _TURN = sa.text(
 _OPEN = sa.text(
     """
     UPDATE webhooks w SET next_at = NULL
-    WHERE id = ANY(CAST(:ids AS text[])) AND next_at <= clock_timestamp() AND NOT EXISTS (
+    WHERE id = ANY(CAST(:ids AS text[])) AND next_at <= statement_timestamp() AND NOT EXISTS (
         SELECT FROM webhooks_delivery d
         WHERE d.webhook_id = w.id AND d.status = 'pending' AND d.due_at IS NULL)
     """

@@ -117,9 +117,11 @@ class _Drive:
             found = self._start()
             if not found and not self.under_way and not self.unsettled:
                 return self.made
-            if self.under_way or self.unsettled:
-                self._collect()
+            if self.unsettled:
+                self._collect(0)  # sends what has just been started: it is not behind the books
                 self._settle()
+            else:
+                self._collect(0 if self.more else _LOOK_EVERY)
 
     def _start(self) -> int:
         """Claim what there is room for, and start it."""
@@ -139,11 +141,9 @@ class _Drive:
         self._prepare(claimed)
         return len(claimed.deliveries)
 
-    def _collect(self) -> None:
+    def _collect(self, seconds: float) -> None:
         """Wait until something ended or somebody calls, and take all there is."""
-        for delivery_id, outcome in self.engine.wait(
-            0 if self.unsettled or self.more else _LOOK_EVERY
-        ):
+        for delivery_id, outcome in self.engine.wait(seconds):
             delivery, sent_at, place, confidential = self.under_way.pop(delivery_id)
             self.places.give_back(place)
             self.places.note(delivery.webhook_id, outcome.duration)

@@ -254,7 +254,7 @@ _WITHDRAW = sa.text(
     """
     UPDATE webhooks_delivery
     SET status = 'cancelled', reason = 'no worker took it in time', ended_at = clock_timestamp()
-    WHERE id = :id AND status = 'pending' AND due_at <= clock_timestamp() RETURNING id
+    WHERE id = :id AND status = 'pending' AND due_at <= statement_timestamp() RETURNING id
     """
 )
 

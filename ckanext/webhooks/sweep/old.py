@@ -99,7 +99,7 @@ _PRUNE_DELIVERIES = sa.text(
     """
     WITH old AS (
         SELECT id FROM webhooks_delivery
-        WHERE ended_at < clock_timestamp() - :days * interval '1 day'
+        WHERE ended_at < statement_timestamp() - :days * interval '1 day'
         ORDER BY ended_at LIMIT :batch FOR UPDATE SKIP LOCKED),
     attempts AS (DELETE FROM webhooks_attempt a USING old WHERE a.delivery_id = old.id),
     deliveries AS (DELETE FROM webhooks_delivery d USING old WHERE d.id = old.id RETURNING 1)
@@ -111,7 +111,7 @@ _PRUNE_EVENTS = sa.text(
     WITH old AS (
         SELECT e.id FROM webhooks_event e
         WHERE e.sequence < :end
-            AND (e.dispatched_at < clock_timestamp() - :days * interval '1 day'
+            AND (e.dispatched_at < statement_timestamp() - :days * interval '1 day'
                 OR e.sequence <= :cut)
             AND NOT EXISTS (
                 SELECT FROM webhooks_delivery d WHERE d.sequence = e.sequence

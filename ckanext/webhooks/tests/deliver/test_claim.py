@@ -144,6 +144,13 @@ def test_the_others_of_a_full_host_stay_in_line():
     assert held() == []
 
 
+def test_what_is_due_later_is_not_looked_at(hook):
+    write(hook, 5000, "clock_timestamp() + interval '1 hour'")
+    execute("ANALYZE webhooks_delivery")
+    plan = "\n".join(row[0] for row in execute(f"EXPLAIN {claiming._LINE}", window=1000))
+    assert "Index Cond: (due_at <= statement_timestamp())" in plan, plan
+
+
 # --- the circuit
 
 
