@@ -108,7 +108,9 @@ class _Drive:
         self.places = Places(_bounds(self.engine.places))
         self.under_way: dict[int, tuple[Any, int, Place, list[str]]] = {}
         self.unsettled: list[Attempted] = []
-        self.more = False
+        # Whether more may be due than was claimed, or has a place now.
+        self.more = True
+        self.next_look = 0.0
         self.is_database_away = False
         self.made = 0
 
@@ -121,16 +123,18 @@ class _Drive:
                 self._collect(0)  # sends what has just been started: it is not behind the books
                 self._settle()
             else:
-                self._collect(0 if self.more else _LOOK_EVERY)
+                self._collect(0 if self.more and self._may_claim() else _LOOK_EVERY)
 
     def _start(self) -> int:
         """Claim what there is room for, and start it."""
-        self.more = False
-        room = min(self.places.room, _MOST_AT_ONCE)
-        if self.stopping() or room <= 0 or self.is_database_away:
+        if not self._may_claim() or not self._has_reason():
             return 0
+        _wanted.clear()
+        self.more = False
+        self.next_look = time.monotonic() + _LOOK_EVERY
         try:
-            claimed = claim(room, self.places, self.timeout)
+            count = min(self.places.room, _MOST_AT_ONCE)
+            claimed = claim(count, self.places, self.timeout)
         except SQLAlchemyError:
             if not self.under_way:
                 raise
@@ -141,11 +145,23 @@ class _Drive:
         self._prepare(claimed)
         return len(claimed.deliveries)
 
+    def _may_claim(self) -> bool:
+        return self.places.room > 0 and not self.is_database_away and not self.stopping()
+
+    def _has_reason(self) -> bool:
+        """That something ended is none, unless something waited for its place."""
+        return (
+            not self.under_way
+            or self.more
+            or _wanted.is_set()
+            or time.monotonic() >= self.next_look
+        )
+
     def _collect(self, seconds: float) -> None:
         """Wait until something ended or somebody calls, and take all there is."""
         for delivery_id, outcome in self.engine.wait(seconds):
             delivery, sent_at, place, confidential = self.under_way.pop(delivery_id)
-            self.places.give_back(place)
+            self.more = self.places.give_back(place) or self.more
             self.places.note(delivery.webhook_id, outcome.duration)
             kept = withheld.withhold(outcome, confidential)
             self.unsettled.append(Attempted(delivery, sent_at, kept))

@@ -89,12 +89,15 @@ class Places:
                 self._full_since.setdefault(key, now)
         return place
 
-    def give_back(self, place: Place) -> None:
+    def give_back(self, place: Place) -> bool:
+        """Give a place back; true where somebody may have waited for it."""
+        was_full = False
         for key in place:
-            self._full_since.pop(key, None)
+            was_full = self._full_since.pop(key, None) is not None or was_full
             self._taken[key] -= 1
             if not self._taken[key]:
                 del self._taken[key]
+        return was_full
 
     def note(self, webhook_id: str, duration: float) -> None:
         """Remember how long a webhook's last attempt took (seconds)."""

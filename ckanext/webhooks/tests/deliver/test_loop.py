@@ -325,6 +325,21 @@ def test_a_slow_endpoint_delays_no_other(receiver, say):
     assert {d[0] for d in deliveries()} == {"delivered"}
 
 
+def test_a_worker_without_a_free_place_waits_and_does_not_spin(receiver, monkeypatch, say):
+    monkeypatch.setitem(tk.config, "ckanext.webhooks.max_in_flight", 2)
+    monkeypatch.setitem(tk.config, "ckanext.webhooks.max_in_flight_per_host", 2)
+    receiver.respond = lambda request: (time.sleep(1.5), (200, {}, b""))[1]
+    for _ in range(3):
+        subscribe(receiver, topic="dataset/create")
+    factories.Dataset()
+    started, spent = time.monotonic(), time.process_time()
+    tasks.work_once()
+    took, spent = time.monotonic() - started, time.process_time() - spent
+    say(f"{spent:.2f} s of processor time in {took:.1f} s of waiting")
+    assert {d[0] for d in deliveries()} == {"delivered"}
+    assert spent < took / 2
+
+
 def test_a_worker_whose_clock_is_wrong_signs_right(receiver, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 1_000_000_000.0)
     hook = subscribe(receiver, topic="dataset/create")

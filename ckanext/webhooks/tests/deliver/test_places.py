@@ -51,7 +51,9 @@ def test_an_end_makes_room_and_nobody_is_stuck():
     places = Places(BOUNDS)
     taken = [places.take(r, 0) for r in line[:3]]
     assert places.full("host") == ["h"]
-    places.give_back(taken[0])
+    assert places.give_back(taken[0]), "somebody may have waited for it"
+    assert not places.give_back(taken[1])
+    places.take(line[1], 0)
     assert places.full("host") == []
     chosen = places.choose(line[3:], 8, now=PATIENCE)
     assert chosen.take == line[3:4]
