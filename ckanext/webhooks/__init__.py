@@ -19,7 +19,7 @@ holds this; the contract is in setup.cfg)::
 
     plugin
     cli
-    logic, worker
+    logic, worker, doctor
     tasks
     capture, dispatch, deliver, sweep      the stages never import each other
     owners

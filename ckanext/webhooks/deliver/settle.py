@@ -47,13 +47,6 @@ _CANCEL = sa.text(
     WHERE d.id = o.id AND d.status = 'pending'
     """
 )
-_CANCEL_WEBHOOKS = sa.text(
-    """
-    UPDATE webhooks_delivery
-    SET status = 'cancelled', reason = :reason, ended_at = clock_timestamp()
-    WHERE webhook_id = ANY(CAST(:ids AS text[])) AND status = 'pending'
-    """
-)
 # Rows are locked in one order everywhere, webhooks before deliveries. One that
 # went on well needs no lock: when it last succeeded is known to 10 s, not at
 # the cost of a row written for each set.

@@ -17,6 +17,7 @@ from .receiver import Receiver
 from .site import Site
 from .test_path import start_worker
 
+# Ubuntu has Chromium as a snap alone, which bin/test does not install.
 pytestmark = pytest.mark.skipif(
     browser.missing() is not None, reason=f"{browser.missing()} is not installed"
 )

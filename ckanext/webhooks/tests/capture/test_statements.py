@@ -92,7 +92,10 @@ def test_datasets_that_become_unowned(action, organization):
     assert log_rows(deleted["id"]) == []
 
 
-@pytest.mark.skipif(tk.check_ckan_version(min_version="2.12"), reason="CKAN refuses it there")
+@pytest.mark.skipif(
+    tk.check_ckan_version(min_version="2.12"),
+    reason="CKAN 2.12 refuses to delete an organization with private datasets",
+)
 def test_a_private_dataset_that_becomes_unowned(organization):
     dataset = factories.Dataset(owner_org=organization["id"], private=True)
     call_action("organization_delete", as_sysadmin(), id=organization["id"])
@@ -190,7 +193,9 @@ def test_statements_are_captured(name, session):
         assert last[key] == shown[key]
 
 
-@pytest.mark.skipif(not hasattr(model, "PackageExtra"), reason="CKAN 2.12 has no such table")
+@pytest.mark.skipif(
+    not hasattr(model, "PackageExtra"), reason="CKAN 2.12 keeps extras in the dataset's own row"
+)
 def test_extras_by_a_statement():
     dataset = factories.Dataset(extras=[{"key": "a", "value": "1"}])
     model.Session.query(model.PackageExtra).filter_by(package_id=dataset["id"]).delete()
