@@ -42,6 +42,14 @@ def site_id() -> str:
     return str(tk.config["ckan.site_id"])
 
 
+def mail_server() -> str:
+    return str(tk.config.get("smtp.server") or "")
+
+
+def mail_from() -> str:
+    return str(tk.config.get("smtp.mail_from") or "")
+
+
 def exclude_types() -> frozenset[str]:
     return frozenset(tk.config["ckanext.webhooks.exclude_types"])
 

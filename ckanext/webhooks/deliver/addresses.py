@@ -159,6 +159,16 @@ def check_ip(ip: str, allowed_networks: Iterable[str], host: str = "", port: int
         )
 
 
+def open_metadata(allowed: Allowed) -> list[str]:
+    """Name the metadata services that may be called, each by its address."""
+    ports = {port for _host, port in allowed.endpoints} | set(DEFAULT_PORTS.values())
+    return [
+        f"{address} ({cloud})"
+        for address, cloud in _METADATA.items()
+        if any(allowed.has_by_itself(address, port) for port in ports)
+    ]
+
+
 def refusal(
     address: IPAddress, allowed: Allowed = Allowed(), host: str = "", port: int = 0
 ) -> str | None:

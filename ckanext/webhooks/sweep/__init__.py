@@ -6,10 +6,10 @@ worker takes what is due. Here is what time alone makes necessary.
 """
 
 from .mail import tell_owners
-from .old import forget_old_secrets, forget_unserved, prune, trim_log
+from .old import drop_old, forget_old_secrets, forget_unserved, prune, trim_log
 from .standing import pause_and_resume
 
-__all__ = ["prune", "sweep", "tell_owners", "trim_log"]
+__all__ = ["drop_old", "prune", "sweep", "tell_owners", "trim_log"]
 
 
 def sweep() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -35,6 +36,12 @@ def forget_unserved() -> None:
         )
 
 
+def drop_old() -> Iterator[int]:
+    """Do what :func:`prune` and :func:`trim_log` do, and give at each step how many rows went."""
+    yield from _pruned()
+    yield from _trimmed()
+
+
 def prune() -> int:
     """Drop deliveries that ended, and events, that are older than the retention.
 
@@ -43,8 +50,7 @@ def prune() -> int:
 
     :returns: how many rows went
     """
-    days = config.retention_days()
-    return _in_batches(_PRUNE_DELIVERIES, days=days) + _prune_events(days, cut=0)
+    return sum(_pruned())
 
 
 def trim_log() -> int:
@@ -54,6 +60,16 @@ def trim_log() -> int:
 
     :returns: how many rows went
     """
+    return sum(_trimmed())
+
+
+def _pruned() -> Iterator[int]:
+    days = config.retention_days()
+    yield from _in_batches(_PRUNE_DELIVERIES, days=days)
+    yield from _prune_events(days, cut=0)
+
+
+def _trimmed() -> Iterator[int]:
     limit = config.log_max_size() * 1024 * 1024
     with transaction() as connection:
         # Costs nothing, and is never less than the content.
@@ -61,28 +77,26 @@ def trim_log() -> int:
             sa.text("SELECT pg_total_relation_size('webhooks_event')")
         ).scalar_one()
         cut = connection.execute(_CUT, {"limit": limit}).scalar() if size > limit else None
-    if cut is None:
-        return 0
-    return _prune_events(config.retention_days(), cut)
+    if cut is not None:
+        yield from _prune_events(config.retention_days(), cut)
 
 
-def _prune_events(days: int, cut: int) -> int:
+def _prune_events(days: int, cut: int) -> Iterator[int]:
     """:param cut: up to this number, events go whatever their age"""
     table = Event.__table__
     with transaction() as connection:
         oldest = connection.execute(_OLDEST, {"days": days}).scalar_one()
         _first, end = when.bounds(connection, table.c.sequence, table.c.dispatched_at, None, oldest)
     # Without the end the whole log would be read each time, to find that nothing is old.
-    return _in_batches(_PRUNE_EVENTS, days=days, cut=cut, end=max(end, cut + 1))
+    yield from _in_batches(_PRUNE_EVENTS, days=days, cut=cut, end=max(end, cut + 1))
 
 
-def _in_batches(statement: Any, **values: Any) -> int:
-    dropped, found = 0, BATCH
+def _in_batches(statement: Any, **values: Any) -> Iterator[int]:
+    found = BATCH
     while found == BATCH:
         with transaction() as connection:
             found = connection.execute(statement, {**values, "batch": BATCH}).scalar_one()
-        dropped += found
-    return dropped
+        yield found
 
 
 # The newest event of those that have no room.

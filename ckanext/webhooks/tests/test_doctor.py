@@ -1,14 +1,19 @@
-"""``ckan webhooks doctor`` names what is wrong, and what to do."""
+"""``doctor`` names what is wrong, and what to do."""
 
 from __future__ import annotations
 
+import json
+import time
+from types import SimpleNamespace
+
+import ckan
 import ckan.plugins.toolkit as tk
 import pytest
 from ckan.tests import factories
 
-from .. import doctor, queue
+from .. import doctor, queue, tasks
 from ..cli import webhooks
-from ..doctor import Level, findings
+from ..doctor import Level, findings, installed, running
 from .callers import create, execute
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
@@ -19,10 +24,31 @@ def of(subject: str) -> doctor.Finding:
     return found
 
 
-def test_a_portal_that_is_well_says_so(cli):
+@pytest.fixture
+def well(monkeypatch):
+    """A portal as one should be."""
+    monkeypatch.setitem(tk.config, "ckanext.webhooks.allowed_networks", ["10.20.0.0/16"])
+    monkeypatch.setitem(tk.config, "smtp.mail_from", "ckan@example.com")
+    monkeypatch.setattr(running, "_answering", lambda: ["celery@here"])
+
+
+def test_a_portal_that_is_well_says_so(well, cli):
     result = cli.invoke(webhooks, ["doctor"])
     assert result.exit_code == 0, result.output
     assert all(line.startswith("good") for line in result.output.splitlines()), result.output
+    assert len(result.output.splitlines()) == len(list(findings()))
+
+
+def test_programs_are_told_the_same(well, cli):
+    result = cli.invoke(webhooks, ["doctor", "--json"])
+    found = json.loads(result.stdout)
+    assert {finding["level"] for finding in found} == {"good"}
+    assert found[0] == {
+        "level": "good",
+        "what": "tables: as this version wants them",
+        "advice": "",
+    }
+    assert [f["what"] for f in found] == [f.what for f in findings()]
 
 
 def test_a_missing_migration_is_the_end_of_it(monkeypatch, cli):
@@ -40,7 +66,7 @@ def test_an_option_that_makes_no_sense_is_named(monkeypatch):
 
 @pytest.mark.parametrize(("name", "level"), [("curl", Level.GOOD), ("requests", Level.ODD)])
 def test_the_engine_is_named(monkeypatch, name, level):
-    monkeypatch.setattr(doctor, "engine_name", lambda: name)
+    monkeypatch.setattr(installed, "engine_name", lambda: name)
     assert of("engine").level is level
     assert name in of("engine").what
 
@@ -51,12 +77,82 @@ def test_a_broker_that_is_away_is_odd_for_nothing_is_lost_without_it(monkeypatch
     assert of("broker").level is Level.ODD
 
 
-def test_what_is_due_and_not_taken_says_that_nobody_works():
+@pytest.mark.parametrize(
+    ("names", "advice"), [([], "ckan webhooks worker"), (["celery@here"], "its log")]
+)
+def test_what_is_due_and_not_taken_says_that_nobody_works(monkeypatch, names, advice):
+    monkeypatch.setattr(running, "_answering", lambda: names)
     factories.Dataset()
-    assert of("worker").level is Level.GOOD
+    assert of("worker").level is not Level.WRONG
     execute("UPDATE webhooks_event SET captured_at = captured_at - interval '40 seconds'")
     assert of("worker").level is Level.WRONG
-    assert "ckan webhooks worker" in of("worker").advice
+    assert advice in of("worker").advice
+
+
+def test_without_a_worker_that_answers_the_last_event_says_when_one_worked(cli):
+    assert of("worker").level is Level.ODD
+    assert "no event was dispatched so far" in of("worker").what
+    factories.Dataset()
+    tasks.work_once()
+    assert "the last event was dispatched at 2" in of("worker").what
+    assert cli.invoke(webhooks, ["doctor"]).exit_code == 0
+
+
+def test_a_worker_of_another_portal_on_the_same_broker_is_not_ours(monkeypatch):
+    def inspect(timeout):
+        return SimpleNamespace(
+            active_queues=lambda: {
+                "celery@here": [{"name": queue.app.conf.task_default_queue}],
+                "celery@there": [{"name": "ckan:another:webhooks"}],
+            }
+        )
+
+    monkeypatch.setattr(queue.app.control, "inspect", inspect)
+    assert of("worker").what == "worker: celery@here answers, and nothing waits that could go"
+
+
+@pytest.mark.parametrize(
+    ("entries", "level", "said"),
+    [
+        ([], Level.GOOD, "the public internet"),
+        (["10.20.0.0/16", "solr:80"], Level.GOOD, "internet, and 10.20.0.0/16 solr:80"),
+        (["127.0.0.1:8080"], Level.GOOD, "127.0.0.1:8080"),
+        (["127.0.0.1/32"], Level.ODD, "every port of this machine"),
+        (["0.0.0.0/0"], Level.ODD, "every port of this machine"),
+        (["::/0"], Level.ODD, "every port of this machine"),
+        (["169.254.169.254/32"], Level.ODD, "169.254.169.254 (AWS"),
+        (["169.254.169.254:80"], Level.ODD, "169.254.169.254 (AWS"),
+        (["169.254.0.0/16"], Level.GOOD, "169.254.0.0/16"),
+    ],
+)
+def test_what_webhooks_may_call_is_said(monkeypatch, entries, level, said):
+    monkeypatch.setitem(tk.config, "ckanext.webhooks.allowed_networks", entries)
+    first = next(f for f in findings() if f.what.startswith("addresses:"))
+    assert (first.level, said in first.what) == (level, True), first
+
+
+def test_without_a_sender_nobody_gets_mail(monkeypatch):
+    monkeypatch.setitem(tk.config, "smtp.mail_from", None)
+    assert of("mail").level is Level.ODD
+    assert "smtp.mail_from not set" in of("mail").what
+    monkeypatch.setitem(tk.config, "smtp.mail_from", "ckan@example.com")
+    assert of("mail").level is Level.GOOD
+
+
+@pytest.mark.parametrize(("off", "level"), [(0.5, Level.GOOD), (-3, Level.ODD), (3, Level.ODD)])
+def test_clocks_that_are_apart_are_told(monkeypatch, off, level):
+    right = time.time
+    monkeypatch.setattr(running.time, "time", lambda: right() + off)
+    assert of("clock").level is level
+
+
+@pytest.mark.parametrize(
+    ("version", "level"), [("2.12.7", Level.GOOD), ("2.13.0a0", Level.ODD), ("2.1.0", Level.ODD)]
+)
+def test_a_ckan_that_it_was_not_tested_on_is_named(monkeypatch, version, level):
+    monkeypatch.setattr(ckan, "__version__", version)
+    assert of("ckan").level is level
+    assert version in of("ckan").what
 
 
 def test_endpoints_that_fail_are_counted():
@@ -72,7 +168,7 @@ def test_an_extension_that_changes_package_show_is_named(monkeypatch):
         def get_actions(self):
             return {"package_show": lambda *args: {}}
 
-    monkeypatch.setattr(doctor.p, "PluginImplementations", lambda interface: [Redacting()])
+    monkeypatch.setattr(installed.p, "PluginImplementations", lambda interface: [Redacting()])
     assert "redacting" in of("content").what
     monkeypatch.setitem(tk.config, "ckanext.webhooks.entity", "stub")
     assert not [f for f in findings() if f.what.startswith("content")]

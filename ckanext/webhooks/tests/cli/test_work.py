@@ -1,10 +1,9 @@
-"""``ckan webhooks …``"""
+"""A worker's work, and what is done to the tables by hand."""
 
 from __future__ import annotations
 
 import base64
 import json
-import signal
 
 import pytest
 import sqlalchemy as sa
@@ -13,26 +12,16 @@ from ckan.tests import factories
 from ckan.tests.helpers import changed_config
 from cryptography.fernet import Fernet
 
-from .. import encryption
-from ..cli import webhooks
-from ..model import missing_tables
-from .callers import call, create, stored
-from .receiver import Receiver
+from ... import encryption
+from ...cli import webhooks
+from ...model import missing_tables
+from ..callers import call, create, execute, stored
+from ..receiver import Receiver
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 
 OPTION = "ckanext.webhooks.secret_keys"
 SECRET = "whsec_" + base64.b64encode(bytes(32)).decode()
-
-
-@pytest.fixture
-def run(cli):
-    """Run a command, and leave the signals of this process as they were."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    usual = [signal.getsignal(number) for number in numbers]
-    yield lambda *args: cli.invoke(webhooks, list(args))
-    for number, action in zip(numbers, usual, strict=True):
-        signal.signal(number, action)
 
 
 def test_rekey_writes_everything_with_the_first_key(run):
@@ -65,10 +54,10 @@ def test_rekey_names_what_it_cannot_read_and_writes_the_rest(run):
         readable = create(user)
         result = run("rekey")
     assert result.exit_code != 0
-    assert unreadable in result.output
-    assert readable not in result.output
-    assert "1 webhooks are written with a key that is not listed" in result.output
-    assert "Traceback" not in result.output
+    assert unreadable in result.stderr
+    assert readable not in result.stderr
+    assert "1 webhooks are written with a key that is not listed" in result.stderr
+    assert "Traceback" not in result.stderr
     assert [row for row in stored() if row.id == unreadable] == [before]
 
 
@@ -78,17 +67,17 @@ def test_rekey_of_nothing_is_no_error(run):
 
 def test_deliver_is_one_pass_and_ends_when_nothing_is_due(run):
     result = run("deliver")
-    assert (result.exit_code, result.output) == (0, "0 attempts\n")
+    assert (result.exit_code, result.stdout) == (0, "0 attempts\n")
     with Receiver() as receiver:
         create(factories.User(), topic="dataset/create", address=receiver.url)
         factories.Dataset()
         result = run("deliver")
-        assert (result.exit_code, result.output) == (0, "1 attempts\n")
+        assert (result.exit_code, result.stdout) == (0, "1 attempts\n")
         assert len(receiver.requests) == 1
-    assert run("deliver").output == "0 attempts\n"
+    assert run("deliver").stdout == "0 attempts\n"
 
 
-@pytest.mark.parametrize("command", ["deliver", "rekey", "worker"])
+@pytest.mark.parametrize("command", ["deliver", "prune", "rekey", "worker"])
 def test_missing_tables_are_one_message_that_says_what_to_run(run, command, migrate_db_for):
     model.Session.remove()
     migrate_db_for("webhooks", "base", forward=False)
@@ -101,7 +90,7 @@ def test_missing_tables_are_one_message_that_says_what_to_run(run, command, migr
         migrate_db_for("webhooks")
     assert not missing_tables()
     assert result.exit_code == 1
-    assert result.output == (
+    assert result.stderr == (
         "Error: The tables of the webhooks plugin are missing: run `ckan db upgrade -p webhooks`\n"
     )
 
@@ -145,4 +134,29 @@ def test_what_cannot_be_captured_is_an_error_that_names_the_next_step(run, monke
     monkeypatch.setattr("ckanext.webhooks.capture.record.record", broken)
     result = run(command)
     assert result.exit_code == 1
-    assert "1 datasets could not be captured: see CKAN's log" in result.output
+    assert "1 datasets could not be captured: see CKAN's log" in result.stderr
+
+
+def test_prune_drops_what_is_old_and_says_how_much(run, run_json):
+    hook = create(factories.User())
+    execute(
+        "INSERT INTO webhooks_delivery"
+        " (webhook_id, event_id, topic, sequence, address, format, status, ended_at)"
+        " SELECT :hook, 'no', 'dataset/create', n, 'a', 'classic', 'delivered',"
+        " clock_timestamp() - (28 + n) * interval '1 day' FROM generate_series(1, 5) n",
+        hook=hook,
+    )
+    result = run("prune")
+    assert (result.exit_code, result.stdout) == (0, "4 rows dropped\n")
+    assert len(stored("webhooks_delivery")) == 1
+    assert run_json("prune") == {"rows": 0}
+
+
+def test_what_is_printed_for_programs(run, run_json):
+    factories.Dataset()
+    execute("DELETE FROM webhooks_event")
+    assert run_json("snapshot") == {"missed": 1, "failed": 0}
+    assert run_json("reconcile") == {"missed": 0, "failed": 0}
+    assert run_json("deliver") == {"attempts": 0}
+    create(factories.User())
+    assert run_json("rekey") == {"written": 1, "unreadable": 0}

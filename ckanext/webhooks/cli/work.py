@@ -1,4 +1,4 @@
-"""``ckan webhooks …``"""
+"""A worker's work, and what is done to the tables by hand."""
 
 from __future__ import annotations
 
@@ -13,21 +13,13 @@ import ckan.plugins.toolkit as tk
 import click
 from ckan import model as ckan_model
 
-from . import capture, config, doctor, encryption, tasks
-from .model import Webhook, missing_tables
-from .model.base import HOW_TO_MIGRATE
+from .. import capture, config, doctor, encryption, sweep, tasks
+from ..model import Webhook, missing_tables
+from ..model.base import HOW_TO_MIGRATE
+from .output import coloured, json_option, progressing, write_json
 
 
-def get_commands() -> list[click.Command]:
-    return [webhooks]
-
-
-@click.group(short_help="Signed webhooks for dataset and resource changes.")
-def webhooks() -> None:
-    """Signed webhooks for dataset and resource changes."""
-
-
-@webhooks.command()
+@click.command()
 @click.option("--concurrency", default=2, show_default=True, help="Tasks run at once.")
 @click.option("--loglevel", default="INFO", show_default=True)
 def worker(concurrency: int, loglevel: str) -> None:
@@ -46,10 +38,11 @@ def worker(concurrency: int, loglevel: str) -> None:
     os.execv(command[0], command)
 
 
-@webhooks.command()
+@click.command()
 @click.option("--forever", is_flag=True, help="Go on, looking once a second.")
+@json_option
 @click.pass_context
-def deliver(context: click.Context, forever: bool) -> None:
+def deliver(context: click.Context, forever: bool, as_json: bool) -> None:
     """Do a worker's work without Celery: deliver what is due, then end.
 
     May run beside workers.
@@ -62,11 +55,12 @@ def deliver(context: click.Context, forever: bool) -> None:
         tasks.tick(app.test_request_context if app else nullcontext)
     else:
         made = tasks.work_once()
-        click.echo(f"{made} attempts")
+        _say(as_json, f"{made} attempts", attempts=made)
 
 
-@webhooks.command()
-def snapshot() -> None:
+@click.command()
+@json_option
+def snapshot(as_json: bool) -> None:
     """Note in the log every dataset that it does not know yet. Nobody is told.
 
     A worker does so by itself when it starts; on a portal with very many
@@ -74,60 +68,77 @@ def snapshot() -> None:
     was.
     """
     _require_tables()
-    found: Counter[capture.Found] = Counter()
-    with click.progressbar(length=capture.count_unknown(), label="Datasets") as bar:
-        for one in capture.snapshot():
-            found[one] += 1
-            bar.update(1)
-    click.echo(f"{found[capture.Found.MISSED]} datasets noted")
-    _say_failed(found)
+    found = Counter(progressing(capture.snapshot(), "Datasets", capture.count_unknown()))
+    _say_found(found, "{} datasets noted", as_json)
 
 
-@webhooks.command()
-def reconcile() -> None:
+@click.command()
+@json_option
+def reconcile(as_json: bool) -> None:
     """Compare log and catalogue, and tell what was missed.
 
     A worker does so every hour; run it after changing datasets by SQL.
     """
     _require_tables()
-    found = Counter(capture.reconcile())
-    click.echo(f"{found[capture.Found.MISSED]} changes found")
-    _say_failed(found)
+    _say_found(Counter(capture.reconcile()), "{} changes found", as_json)
 
 
-def _say_failed(found: Counter[capture.Found]) -> None:
-    if found[capture.Found.FAILED]:
+def _say_found(found: Counter[capture.Found], text: str, as_json: bool) -> None:
+    missed, failed = found[capture.Found.MISSED], found[capture.Found.FAILED]
+    _say(as_json, text.format(missed), missed=missed, failed=failed)
+    if failed:
         raise click.ClickException(
-            f"{found[capture.Found.FAILED]} datasets could not be captured: see CKAN's log for"
-            " each, and run this again"
+            f"{failed} datasets could not be captured: see CKAN's log for each, and run this again"
         )
 
 
-@webhooks.command("doctor")
-def diagnose() -> None:
+@click.command()
+@json_option
+def prune(as_json: bool) -> None:
+    """Drop what is older than ``retention_days`` or has no room in ``log_max_size``.
+
+    A worker does so by itself; run it after lowering one of the two.
+    """
+    _require_tables()
+    dropped = 0
+
+    def said(_rows: int | None) -> str:
+        return f"{dropped} rows"
+
+    for rows in progressing(sweep.drop_old(), "Dropping", said=said):
+        dropped += rows
+    _say(as_json, f"{dropped} rows dropped", rows=dropped)
+
+
+@click.command("doctor")
+@json_option
+def diagnose(as_json: bool) -> None:
     """Look at what deliveries depend on, and say for each what to do.
 
     Ends with 1 where something keeps webhooks from being called.
     """
     found = list(doctor.findings())
-    for finding in found:
-        mark, colour = _MARKS[finding.level]
-        click.echo(f"{click.style(mark, fg=colour)} {finding.what}")
-        if finding.advice:
-            click.echo(f"     {finding.advice}")
+    if as_json:
+        write_json([{**vars(finding), "level": finding.level.value} for finding in found])
+    else:
+        for finding in found:
+            click.echo(f"{coloured(_MARKS[finding.level])} {finding.what}")
+            if finding.advice:
+                click.echo(f"     {finding.advice}")
     if any(finding.level is doctor.Level.WRONG for finding in found):
         raise SystemExit(1)
 
 
 _MARKS = {
-    doctor.Level.GOOD: ("good", "green"),
-    doctor.Level.ODD: ("odd ", "yellow"),
-    doctor.Level.WRONG: ("bad ", "red"),
+    doctor.Level.GOOD: "good",
+    doctor.Level.ODD: "odd ",
+    doctor.Level.WRONG: "bad ",
 }
 
 
-@webhooks.command()
-def rekey() -> None:
+@click.command()
+@json_option
+def rekey(as_json: bool) -> None:
     """Write every stored secret with the first of ckanext.webhooks.secret_keys.
 
     Run it after a new key was put first; the old one can go afterwards.
@@ -136,11 +147,16 @@ def rekey() -> None:
     keys = config.secret_keys()
     unreadable = 0
     hooks = ckan_model.Session.query(Webhook).order_by(Webhook.id).all()
-    with click.progressbar(hooks, label="Webhooks") as bar:
-        for hook in bar:
-            unreadable += not _rekey(hook, keys)
+    for hook in progressing(hooks, "Webhooks"):
+        unreadable += not _rekey(hook, keys)
     ckan_model.Session.commit()
-    click.echo(f"{len(hooks) - unreadable} webhooks written with the first key")
+    written = len(hooks) - unreadable
+    _say(
+        as_json,
+        f"{written} webhooks written with the first key",
+        written=written,
+        unreadable=unreadable,
+    )
     if unreadable:
         raise click.ClickException(
             f"{unreadable} webhooks are written with a key that is not listed: add the old key"
@@ -159,6 +175,16 @@ def _rekey(hook: Any, keys: list[str]) -> bool:
         click.secho(f"{hook.id}: {error}", fg="red", err=True)
         return False
     return True
+
+
+COMMANDS = (worker, deliver, snapshot, reconcile, prune, diagnose, rekey)
+
+
+def _say(as_json: bool, text: str, **facts: int) -> None:
+    if as_json:
+        write_json(facts)
+    else:
+        click.echo(text)
 
 
 def _require_tables() -> None:

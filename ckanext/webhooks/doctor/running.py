@@ -1,0 +1,133 @@
+"""Whether what delivers runs: the broker, workers, endpoints, the clocks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from .. import queue
+from ..model import transaction
+from .finding import Finding, Level
+
+# What is due is taken within a second; so much later, nobody is there to take it.
+_LATE = 30.0
+# A broker on the same network answers in milliseconds.
+_BROKER_PATIENCE = 2.0
+# A worker answers in milliseconds, and the whole time is waited: there may be others.
+_WORKERS_PATIENCE = 1.0
+# Seconds. NTP keeps clocks within milliseconds of each other.
+_CLOCKS_APART = 1.0
+
+
+def check_broker() -> Iterator[Finding]:
+    try:
+        with queue.app.connection(connect_timeout=_BROKER_PATIENCE) as connection:
+            connection.ensure_connection(max_retries=1, timeout=_BROKER_PATIENCE)
+    except Exception as error:
+        yield Finding(
+            Level.ODD,
+            f"broker: {type(error).__name__}: {error}",
+            "deliveries go out a second later without it; see ckanext.webhooks.broker_url",
+        )
+    else:
+        yield Finding(Level.GOOD, "broker: it answers")
+
+
+def check_worker() -> Iterator[Finding]:
+    """By the tables: what is due and not taken says that nobody works, whoever answers."""
+    try:
+        with transaction() as connection:
+            age, last = connection.execute(_WAITING).one()
+    except SQLAlchemyError as error:
+        yield Finding(Level.WRONG, f"worker: the tables cannot be read: {error}")
+        return
+    names = _answering()
+    who = "none answers" if not names else f"{', '.join(names)} answers"
+    if float(age) > _LATE:
+        yield Finding(
+            Level.WRONG,
+            f"worker: something has been due for {float(age):.0f} s, and nobody took it; {who}",
+            "start `ckan webhooks worker`"
+            if not names
+            else "look at its log; where that says nothing, start it again",
+        )
+    elif names:
+        yield Finding(Level.GOOD, f"worker: {who}, and nothing waits that could go")
+    else:
+        seen = "no event was dispatched so far"
+        if last is not None:
+            seen = f"the last event was dispatched at {last:%Y-%m-%d %H:%M:%S %Z}"
+        yield Finding(
+            Level.ODD,
+            f"worker: {who}; nothing waits that could go, and {seen}",
+            "start `ckan webhooks worker`, unless `ckan webhooks deliver` runs by cron or"
+            " --forever, which cannot be asked",
+        )
+
+
+def _answering() -> list[str]:
+    """Name the workers that take from this portal's queue; none where the broker is away."""
+    try:
+        inspect = queue.app.control.inspect(timeout=_WORKERS_PATIENCE)
+        found: dict[str, Any] = inspect.active_queues() or {}
+    except Exception:  # whatever the broker's client raises; check_broker says it
+        return []
+    ours = queue.app.conf.task_default_queue
+    return sorted(name for name, queues in found.items() if any(q["name"] == ours for q in queues))
+
+
+def check_endpoints() -> Iterator[Finding]:
+    with transaction() as connection:
+        failing, disabled = connection.execute(_ILL).one()
+    if failing or disabled:
+        yield Finding(
+            Level.ODD,
+            f"endpoints: {failing} fail, {disabled} webhooks were disabled",
+            "`ckan webhooks list` shows which, and `show` why; their owners were told by mail",
+        )
+    else:
+        yield Finding(Level.GOOD, "endpoints: none fails")
+
+
+def check_clock() -> Iterator[Finding]:
+    """Every time is PostgreSQL's; a receiver compares that of the signature with its own."""
+    before = time.time()
+    with transaction() as connection:
+        theirs = float(connection.execute(_NOW).scalar_one())
+    after = time.time()
+    apart = max(before - theirs, theirs - after, 0.0)
+    if apart > _CLOCKS_APART:
+        yield Finding(
+            Level.ODD,
+            f"clock: this machine and PostgreSQL are {apart:.1f} s apart",
+            "set both by NTP. PostgreSQL's time is what is signed, and receivers refuse what is"
+            " more than 5 minutes off",
+        )
+    else:
+        yield Finding(Level.GOOD, "clock: this machine and PostgreSQL agree")
+
+
+CHECKS = (check_broker, check_worker, check_endpoints, check_clock)
+_WAITING = sa.text(
+    """
+    SELECT coalesce(extract(epoch FROM clock_timestamp() - least(
+        (SELECT min(due_at) FROM webhooks_delivery
+         WHERE status = 'pending' AND due_at IS NOT NULL),
+        (SELECT captured_at FROM webhooks_event
+         WHERE sequence IS NULL ORDER BY position LIMIT 1))), 0),
+        (SELECT dispatched_at FROM webhooks_event
+         WHERE sequence IS NOT NULL ORDER BY sequence DESC LIMIT 1)
+    """
+)
+_NOW = sa.text("SELECT extract(epoch FROM clock_timestamp())")
+_ILL = sa.text(
+    """
+    SELECT count(*) FILTER (WHERE state = 'active' AND failing_since IS NOT NULL),
+           count(*) FILTER (WHERE state = 'disabled')
+    FROM webhooks
+    """
+)
