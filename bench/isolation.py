@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,10 +164,6 @@ def pending() -> int:
     return int(rows[0][0])
 
 
-def over(runs: list[Run], figure: Callable[[Run], float]) -> float:
-    return statistics.median(map(figure, runs))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
@@ -200,7 +195,8 @@ def describe(run: Run) -> str:
 
 def verdict(alone: list[Run], beside: list[Run]) -> str:
     figures = [
-        [over(runs, lambda r, p=p: r.percentile(p)) for p in (50, 99)] for runs in (alone, beside)
+        [statistics.median(run.percentile(percent) for run in runs) for percent in (50, 99)]
+        for runs in (alone, beside)
     ]
     ratios = [b / a for a, b in zip(*figures, strict=True)]
     p50, p99 = figures[1]
