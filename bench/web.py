@@ -1,0 +1,211 @@
+"""What this extension adds to a save: two running CKANs side by side.
+
+One has the plugin, the other has not; the same ``package_update`` goes to them
+in turns, so that whatever else the machine does falls on both. It does so while
+nobody, one, 1,000 and 100,000 webhooks are told of each save. No worker runs:
+what is measured is what the web process does, the event row and the nudge, and
+not how a machine of few cores shares them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ckanapi
+import psycopg2
+
+from ckanext.webhooks.tests.receiver import Receiver
+from ckanext.webhooks.tests.site import Site
+
+# Webhooks and resources. Six resources make 4 KB of JSON, as in the design's numbers.
+ROWS = (
+    *((webhooks, 1) for webhooks in (0, 1, 1_000, 100_000)),
+    (1, 6),
+    *((webhooks, 500) for webhooks in (0, 1, 1_000, 100_000)),
+)
+# So many saves make medians that repeat within a few tenths of a millisecond. Of
+# 500 resources, where a save takes ten times as long, a sixth do for as many percent.
+ROUNDS = 240
+MANY_RESOURCES = 100
+WARM_UP = 10
+# Of how many parts of a row the medians are compared.
+PARTS = 5
+
+# What may be added: so many ms, or this part of the save.
+GOAL_MS = 3.0
+GOAL_PART = 0.03
+
+# As webhook_create writes them, but all in one statement.
+SUBSCRIBE = """
+INSERT INTO webhooks (id, address, topic, user_id, topics, secret)
+SELECT 'bench-' || n, %s, '*', (SELECT id FROM "user" WHERE name = 'admin'), ARRAY['*'],
+       (SELECT secret FROM webhooks LIMIT 1)
+FROM generate_series(1, %s) n
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The saves of one dataset, with so many webhooks: milliseconds of each, in turns.
+
+    :ivar without: in a CKAN without the plugin
+    :ivar with_: in one that has it
+    """
+
+    webhooks: int
+    resources: int
+    without: list[float]
+    with_: list[float]
+
+    @property
+    def added_p50(self) -> float:
+        return statistics.median(self.with_) - statistics.median(self.without)
+
+    @property
+    def added_p95(self) -> float:
+        return _p95(self.with_) - _p95(self.without)
+
+    @property
+    def range_of_added(self) -> tuple[float, float]:
+        """The lowest and the highest median that one fifth of the saves alone would give."""
+        size = -(-len(self.with_) // PARTS)
+        added = [
+            statistics.median(self.with_[first : first + size])
+            - statistics.median(self.without[first : first + size])
+            for first in range(0, len(self.with_), size)
+        ]
+        return min(added), max(added)
+
+    @property
+    def ratio(self) -> float:
+        return statistics.median(self.with_) / statistics.median(self.without)
+
+    @property
+    def goal(self) -> float:
+        return max(GOAL_MS, GOAL_PART * statistics.median(self.without))
+
+    @property
+    def met(self) -> bool:
+        return self.added_p50 <= self.goal
+
+
+def _p95(values: list[float]) -> float:
+    return statistics.quantiles(values, n=20)[-1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="saves of each row")
+    arguments = parser.parse_args()
+    print(
+        f"{'webhooks':>8}  {'resources':>9}  {'without p50 p95':>17}  {'with p50 p95':>17}"
+        f"  {'added p50 (range) p95':>28}  {'ratio':>6}  {'goal':>8}"
+    )
+    rows = []
+    for row in measure_web(arguments.folder, rounds=arguments.rounds):
+        rows.append(row)
+        low, high = row.range_of_added
+        print(
+            f"{row.webhooks:>8}  {row.resources:>9}"
+            f"  {statistics.median(row.without):>7.1f} {_p95(row.without):>6.1f} ms"
+            f"  {statistics.median(row.with_):>7.1f} {_p95(row.with_):>6.1f} ms"
+            f"  {row.added_p50:>5.2f} ({low:>5.2f} to {high:>5.2f}) {row.added_p95:>5.2f} ms"
+            f"  {row.ratio:>6.3f}  {row.goal:>5.2f} ms {'met' if row.met else 'MISSED'}",
+            flush=True,
+        )
+    for resources in sorted({row.resources for row in rows}):
+        line = [row for row in rows if row.resources == resources]
+        if len(line) > 1:
+            print(f"{resources} resources, {told_growth(line)}")
+
+
+def told_growth(line: Sequence[Row]) -> str:
+    """Say whether what is added grows with the webhooks.
+
+    It does where the least of what the most webhooks add is above the most of
+    what the fewest do.
+    """
+    fewest, most = (pick(line, key=lambda row: row.webhooks) for pick in (min, max))
+    flat = most.range_of_added[0] <= fewest.range_of_added[1]
+    return (
+        f"{fewest.webhooks} to {most.webhooks} webhooks: {fewest.added_p50:.2f} to"
+        f" {most.added_p50:.2f} ms added, {'flat' if flat else 'it GROWS'}"
+    )
+
+
+def measure_web(
+    folder: Path, rows: Sequence[tuple[int, int]] = ROWS, rounds: int = ROUNDS
+) -> Iterator[Row]:
+    """Measure what is added to a save, one row after the other.
+
+    :param folder: for the two sites; their URLs of PostgreSQL, Solr and Redis
+        are those of the environment
+    :param rows: numbers of webhooks and of the dataset's resources
+    :param rounds: saves of each row
+    """
+    with (
+        Receiver() as receiver,
+        Site(folder / "without", plugins="activity") as without,
+        Site(folder / "with", plugins="activity webhooks") as with_,
+    ):
+        for site in (without, with_):
+            site.start_web("gunicorn", workers=1)
+        sites = {"without": without, "with": with_}
+        clients = {
+            name: ckanapi.RemoteCKAN(site.url, apikey=site.token) for name, site in sites.items()
+        }
+        for client in clients.values():
+            client.action.organization_create(name="bench")
+        for webhooks, resources in rows:
+            subscribe(with_, clients["with"], receiver.url, webhooks)
+            saves = rounds if resources < MANY_RESOURCES else max(rounds // 6, PARTS)
+            took = save_in_turns(clients, resources, saves)
+            yield Row(webhooks, resources, took["without"], took["with"])
+
+
+def subscribe(site: Site, ckan: ckanapi.RemoteCKAN, address: str, count: int) -> None:
+    """Make it so many webhooks."""
+    hook = ckan.action.webhook_create(topic="*", address=address)
+    connection = psycopg2.connect(site.database_url)
+    with connection, connection.cursor() as cursor:
+        cursor.execute("DELETE FROM webhooks WHERE id LIKE 'bench-%'")
+        cursor.execute(SUBSCRIBE, [address, count])
+    connection.close()
+    ckan.action.webhook_delete(id=hook)
+
+
+def save_in_turns(
+    clients: dict[str, ckanapi.RemoteCKAN], resources: int, rounds: int
+) -> dict[str, list[float]]:
+    """Save a new dataset of each site in turns; milliseconds of each save, by site."""
+    datasets = {name: new_dataset(client, resources) for name, client in clients.items()}
+    took: dict[str, list[float]] = {name: [] for name in clients}
+    for turn in range(WARM_UP + rounds):
+        for name in sorted(clients, reverse=bool(turn % 2)):
+            changed = {**datasets[name], "title": f"Title {time.monotonic_ns()}"}
+            started = time.perf_counter()
+            datasets[name] = clients[name].action.package_update(**changed)
+            if turn >= WARM_UP:
+                took[name].append((time.perf_counter() - started) * 1000)
+    return took
+
+
+def new_dataset(ckan: ckanapi.RemoteCKAN, resources: int) -> dict[str, object]:
+    dataset: dict[str, object] = ckan.action.package_create(
+        name=f"bench-{time.monotonic_ns()}",
+        owner_org="bench",
+        resources=[
+            {"url": f"http://example.com/{n}.csv", "name": f"{n}"} for n in range(resources)
+        ],
+    )
+    return dataset
+
+
+if __name__ == "__main__":
+    main()
