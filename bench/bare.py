@@ -6,7 +6,9 @@ can do for a POST: no database, no signature, no address checked.
 
 from __future__ import annotations
 
+import datetime
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +16,8 @@ import psutil
 import pycurl
 
 from bench.stand import Endpoints
+from ckanext.webhooks import encryption
+from ckanext.webhooks.deliver import message, signing
 
 IN_FLIGHT = 64
 
@@ -31,27 +35,45 @@ class Run:
     receiver: float
 
 
-def measure(
-    endpoints: Endpoints, body: bytes, headers: Sequence[str], number: int, webhooks: int = 1
-) -> Run:
-    """Send a body so many times, in turns to so many addresses.
+def measure(endpoints: Endpoints, content: str, format_: str, number: int, webhooks: int) -> Run:
+    """Send an event so many times, in turns to so many addresses.
 
-    :param headers: lines, as ``Content-Type: application/json``
+    :param content: JSON of the dataset
     """
+    body, headers = request(content, format_)
+    addresses = [endpoints.address(f"good/{n % webhooks}") for n in range(number)]
     endpoints.take()
     receiver = psutil.Process(endpoints.process.pid)
     before, sent, started = receiver.cpu_times(), time.process_time(), time.monotonic()
-    send(
-        [endpoints.address(f"good/{n % webhooks}") for n in range(number)],
-        body,
-        headers,
-    )
+    send(addresses, body, headers)
     seconds, used = time.monotonic() - started, time.process_time() - sent
     after = receiver.cpu_times()
     arrived = len(endpoints.take())
     assert arrived == number, f"{arrived} of {number} arrived"
     received = after.user + after.system - before.user - before.system
     return Run(number / seconds, used / number * 1e6, received / number * 1e6)
+
+
+def request(content: str, format_: str) -> tuple[bytes, list[str]]:
+    """Make the bytes that this software would send: a body, and the lines of its head."""
+    facts = message.Facts(
+        event_id=str(uuid.uuid4()),
+        topic="dataset/create",
+        entity_id="bench",
+        entity=content,
+        occurred_at=datetime.datetime.now(datetime.timezone.utc),
+        sequence=1,
+        site_url="http://127.0.0.1:5000",
+        address="http://127.0.0.1:5000/good/1",
+        webhook_id=str(uuid.uuid4()),
+        user_id=str(uuid.uuid4()),
+        dataset=None,
+        changed=None,
+    )
+    body = message.compose(facts, format_)
+    signed = signing.headers(facts.event_id, int(time.time()), body, [encryption.new_secret()])
+    lines = {**message.headers(format_, {}), **signed}
+    return body, [f"{name}: {value}" for name, value in lines.items()]
 
 
 def send(addresses: Sequence[str], body: bytes, headers: Sequence[str]) -> None:

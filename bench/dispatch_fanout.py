@@ -9,29 +9,27 @@ plan of the insert, as PostgreSQL ran it.
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from ckan import model
-from ckan.cli import load_config
-from ckan.config.middleware import make_app
 from ckan.plugins.toolkit import get_action
 
+from bench.stand import Stand, vacuum
 from ckanext.webhooks import config, encryption, owners
 from ckanext.webhooks.dispatch import dispatch
-from ckanext.webhooks.tests.site import Site
 
 OWNERS = 1_000
 WEBHOOKS = 100_000
 ORGANIZATIONS = 50
-ROUNDS = 7  # the first is left out: it warms PostgreSQL's caches and ours
+DATASETS = ("public", "private")
 PARTS = ("labels", "insert", "commit", "rest", "all")
 
 USERS = """
@@ -54,6 +52,13 @@ INSERT INTO webhooks (id, address, topic, user_id, topics, secret)
 SELECT gen_random_uuid(), 'https://example.com/callback/' || n, '*',
        'bench-' || md5((1 + n % :owners)::text), ARRAY['*'], :secret
 FROM generate_series(1, :webhooks) n
+"""
+# What the insert would be without any work but writing.
+INSERT_ALONE = """
+INSERT INTO webhooks_delivery (webhook_id, event_id, topic, sequence, address, format)
+SELECT gen_random_uuid(), 'alone', 'dataset/update', 0, 'https://example.com/callback/' || n,
+       'classic'
+FROM generate_series(1, :count) n
 """
 
 
@@ -120,53 +125,106 @@ def _writes_deliveries(statement: str) -> bool:
     return "INSERT INTO webhooks_delivery" in statement
 
 
+@dataclass(frozen=True)
+class Run:
+    """What one event cost.
+
+    :ivar told: how many webhooks were told of it
+    :ivar took: milliseconds by part
+    """
+
+    told: int
+    took: dict[str, float]
+
+
 def main(folder: Path) -> None:
-    with Site(folder) as site:
-        app = load(site)
-        with app.test_request_context():
-            run()
+    with Stand(folder) as stand:
+        runs = measure(stand)
+        print(f"{'dataset':>8}  {'told':>8}" + "".join(f"  {part:>9}" for part in PARTS))
+        for kind, found in runs.items():
+            medians = [statistics.median(run.took[part] for run in found) for part in PARTS]
+            print(f"{kind:>8}  {found[0].told:>8}" + "".join(f"  {m:>6.0f} ms" for m in medians))
+        print(f"the insert alone, of rows that are at hand: {insert_alone(WEBHOOKS):.0f} ms")
+        with stand.app.test_request_context():
+            print("\n".join(plan()))
 
 
-def load(site: Site) -> Any:
-    """Load the site's CKAN into this process."""
-    for name in [name for name in os.environ if name.startswith("CKAN_")]:
-        del os.environ[name]  # it would win over the site's own settings
-    return make_app(load_config(str(site.ini)))._wsgi_app
+def measure(stand: Stand, runs: int = 6) -> dict[str, list[Run]]:
+    """Dispatch events in this process, on a stand whose worker does not run yet.
+
+    The datasets stay: who goes on with the stand calls :func:`purge`.
+
+    :returns: what each cost, of the public dataset and of the private one
+    """
+    with stand.app.test_request_context():
+        for n in range(ORGANIZATIONS):
+            _call("organization_create", name=f"bench-{n}")
+        subscribe()
+        for kind in DATASETS:
+            _call(
+                "package_create",
+                name=kind,
+                owner_org=f"bench-{ORGANIZATIONS - 1}",
+                private=kind == "private",
+            )
+        clock = Clock(model.meta.engine)
+        known = owners.standing
+        owners.standing = clock.of("labels", known)
+        try:
+            _dispatch_all()
+            # The first of each warms PostgreSQL's caches and ours.
+            return {
+                kind: [_measure_one(clock, kind) for _ in range(1 + runs)][1:] for kind in DATASETS
+            }
+        finally:
+            owners.standing = known
 
 
-def run() -> None:
-    def call(action: str, **data: Any) -> Any:
-        return get_action(action)({"user": "admin", "ignore_auth": True}, data)
+def _measure_one(clock: Clock, dataset: str) -> Run:
+    _change(dataset)
+    owners.forget()
+    told = _count()
+    took = clock.time(dispatch)
+    return Run(_count() - told, {part: seconds * 1000 for part, seconds in took.items()})
 
-    for n in range(ORGANIZATIONS):
-        organization = call("organization_create", name=f"bench-{n}")
-    subscribe()
-    private = {"private": True, "owner_org": organization["id"]}
-    datasets = {
-        "public": call("package_create", name="public", owner_org=organization["id"]),
-        "private": call("package_create", name="private", **private),
-    }
+
+def insert_alone(count: int) -> float:
+    """Give the milliseconds in which PostgreSQL writes so many deliveries that are at hand."""
+    with model.meta.engine.connect() as connection, connection.begin() as transaction:
+        started = time.perf_counter()
+        connection.execute(sa.text(INSERT_ALONE), {"count": count})
+        took = time.perf_counter() - started
+        transaction.rollback()
+    return took * 1000
+
+
+def purge(stand: Stand) -> None:
+    """Take the datasets away, which a worker would find missing in an empty log."""
+    with stand.app.test_request_context():
+        for dataset in DATASETS:
+            _call("dataset_purge", id=dataset)
+
+
+def plan() -> list[str]:
+    """Give the plan of the insert, as PostgreSQL ran it, after :func:`measure`."""
     clock = Clock(model.meta.engine)
-    owners.standing = clock.of("labels", owners.standing)
+    clock.explains = True
+    _change("public")
+    dispatch()
+    return clock.plan
+
+
+def _call(action: str, **data: Any) -> Any:
+    return get_action(action)({"user": "admin", "ignore_auth": True}, data)
+
+
+def _change(dataset: str) -> None:
+    _call("package_patch", id=dataset, title=f"Title {time.monotonic_ns()}")
+
+
+def _dispatch_all() -> None:
     while dispatch():
         pass
-
-    print(f"{'dataset':>8}  {'told':>8}" + "".join(f"  {part:>9}" for part in PARTS))
-    for kind, dataset in datasets.items():
-        rounds = []
-        for n in range(ROUNDS):
-            call("package_patch", id=dataset["id"], title=f"Title {n}")
-            owners.forget()
-            told = count()
-            rounds.append(dict(clock.time(dispatch)))
-            told = count() - told
-        medians = [statistics.median(took[part] for took in rounds[1:]) for part in PARTS]
-        print(f"{kind:>8}  {told:>8}" + "".join(f"  {m * 1000:>6.0f} ms" for m in medians))
-
-    call("package_patch", id=datasets["public"]["id"], title="the plan")
-    clock.explains = True
-    dispatch()
-    print("\n".join(clock.plan))
 
 
 def subscribe() -> None:
@@ -176,12 +234,10 @@ def subscribe() -> None:
     with model.meta.engine.begin() as connection:
         for statement in (USERS, MEMBERS, SUBSCRIBE):
             connection.execute(sa.text(statement), {**numbers, "secret": secret})
-    # As autovacuum would within a minute.
-    with model.meta.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(sa.text("VACUUM ANALYZE"))
+    vacuum()
 
 
-def count() -> int:
+def _count() -> int:
     with model.meta.engine.connect() as connection:
         return int(connection.execute(sa.text("SELECT count(*) FROM webhooks_delivery")).scalar())
 

@@ -19,7 +19,17 @@ from pathlib import Path
 import psutil
 import sqlalchemy as sa
 
-from bench.stand import Stand, execute, latencies, new_secret, percentile, vacuum
+from bench.stand import (
+    Endpoints,
+    Stand,
+    content,
+    execute,
+    latencies,
+    new_secret,
+    percentile,
+    vacuum,
+)
+from bench.way_2015 import Way2015
 from ckanext.webhooks import config
 from ckanext.webhooks.tests.site import free_port
 
@@ -93,20 +103,24 @@ class Run:
 def subscribe(stand: Stand) -> None:
     """Make the webhook that works, and all that do not, which are told nothing yet."""
     stand.subscribe(1)
-    endpoints, secret = stand.endpoints, new_secret()
-    addresses = {
+    secret = new_secret()
+    for n, (id_, address) in enumerate(others(stand.endpoints).items()):
+        # Nobody owns two kinds of them; four users own the crowd.
+        owner = f"owner-{1 + n}" if n < 4 else f"owner-{5 + n % 4}"
+        execute(SUBSCRIBE, id=id_, address=address, secret=secret, owner=owner)
+    # Of what is streamed, these hear nothing.
+    execute(sa.text("UPDATE webhooks SET topics = '{dataset/delete}' WHERE id LIKE 'crowd%'"))
+
+
+def others(endpoints: Endpoints) -> dict[str, str]:
+    """Give the addresses of those that do not work."""
+    return {
         "slow": endpoints.address("slow", 2),
         "dead": f"http://127.0.0.3:{free_port()}/",
         "drip": endpoints.address("drip", 4),
         "open": "http://127.0.0.5:1/",
         **{f"crowd-{n}": endpoints.address(f"hang/{n}", 5 + n % 4) for n in range(CROWD)},
     }
-    for n, (id_, address) in enumerate(addresses.items()):
-        # Nobody owns two kinds of them; four users own the crowd.
-        owner = f"owner-{1 + n}" if n < 4 else f"owner-{5 + n % 4}"
-        execute(SUBSCRIBE, id=id_, address=address, secret=secret, owner=owner)
-    # Of what is streamed, these hear nothing.
-    execute(sa.text("UPDATE webhooks SET topics = '{dataset/delete}' WHERE id LIKE 'crowd%'"))
 
 
 def measure(stand: Stand, kind: str, rate: float, seconds: float) -> Run:
@@ -133,6 +147,17 @@ def measure(stand: Stand, kind: str, rate: float, seconds: float) -> Run:
     took, behind = latencies(committed, arrivals), latencies(burst, arrivals)
     lost = len(committed) + len(burst) - len(took) - len(behind)
     return Run(took, behind, lost, sockets, threads, memory, waiting)
+
+
+def measure_2015(stand: Stand, kind: str, rate: float, seconds: float) -> list[float]:
+    """Do the same in the 2015 way; milliseconds from the beginning of a save to arrival."""
+    beside = [others(stand.endpoints)[id_] for id_ in BESIDE[kind]]
+    addresses = [stand.endpoints.address("good"), *beside]
+    with Way2015(stand.site.folder, stand.site.redis_url, addresses) as way:
+        stand.endpoints.take()
+        told = way.save(int(rate * seconds), content("2015"), rate)
+        stand.endpoints.wait_for(len(told))
+    return latencies(told, stand.endpoints.take())
 
 
 def prepare(kind: str) -> None:

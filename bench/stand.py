@@ -139,6 +139,7 @@ class Stand:
 
     :param folder: for the site
     :param options: lines of its ckan.ini
+    :ivar app: its CKAN, in this process
     """
 
     def __init__(self, folder: Path, options: Mapping[str, str] | None = None) -> None:
@@ -148,7 +149,7 @@ class Stand:
     def __enter__(self) -> Stand:
         try:
             self.site.__enter__()
-            load(self.site)
+            self.app = load(self.site)
             self.endpoints.__enter__()
             self._writing = psycopg2.connect(self.site.database_url)
             self._writing.autocommit = True
@@ -174,17 +175,22 @@ class Stand:
         """Start workers, and wait until each of them works."""
         self.subscribe(1)
         for _ in range(number):
-            worker = self.site.start_worker()
-            deadline = time.monotonic() + PATIENCE
-            while " ready." not in worker.output():
-                if not worker.alive or time.monotonic() > deadline:
-                    raise worker.error("is not ready")
-                time.sleep(0.1)
+            self.start_worker()
         self.commit(1)
         self.endpoints.wait_for(1)
         self.settle()
         self.endpoints.take()
         return self.site.workers
+
+    def start_worker(self) -> Process:
+        """Start one, and wait until it takes tasks."""
+        worker = self.site.start_worker()
+        deadline = time.monotonic() + PATIENCE
+        while " ready." not in worker.output():
+            if not worker.alive or time.monotonic() > deadline:
+                raise worker.error("is not ready")
+            time.sleep(0.1)
+        return worker
 
     def subscribe(self, webhooks: int, format_: str = "classic", owners: int = 1) -> None:
         """Begin anew: so many webhooks of good endpoints, and an empty log."""

@@ -14,7 +14,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.stand import BODY, Stand
+from bench import bare
+from bench.stand import BODY, Stand, content
+from bench.way_2015 import Way2015
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,34 @@ def measure(stand: Stand, shape: Shape) -> Run:
         cpu={name: cpu / shape.deliveries * 1e6 for name, cpu in used.items()},
         repeated=len(arrivals) - len(told),
     )
+
+
+def measure_2015(stand: Stand, shape: Shape) -> Run:
+    """Run the 2015 way once, as Celery and requests of today do it."""
+    addresses = [stand.endpoints.address(f"good/{n}") for n in range(shape.webhooks)]
+    with Way2015(stand.site.folder, stand.site.redis_url, addresses) as way:
+        stand.endpoints.take()
+        before, began = stand.used(), way.cpu()
+        told = way.save(shape.events, content("2015", shape.size))
+        stand.endpoints.wait_for(shape.deliveries)
+        # No database has a part in it, and this software's worker has nothing to do.
+        used = stand.used().since(before) | {"worker": way.cpu() - began, "postgresql": 0.0}
+        arrivals = stand.endpoints.take()
+    first = min(told.values())
+    seconds = max(arrival.at for arrival in arrivals) - first
+    return Run(
+        rate=shape.deliveries / seconds,
+        committing=max(told.values()) - first,
+        seconds=seconds,
+        cpu={name: cpu / shape.deliveries * 1e6 for name, cpu in used.items()},
+        repeated=len(arrivals) - shape.deliveries,
+    )
+
+
+def measure_bare(stand: Stand, shape: Shape) -> bare.Run:
+    """Send as many requests with a bare client."""
+    entity = content("bare", shape.size)
+    return bare.measure(stand.endpoints, entity, shape.format, shape.deliveries, shape.webhooks)
 
 
 def describe(run: Run) -> str:
