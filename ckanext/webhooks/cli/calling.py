@@ -8,6 +8,9 @@ import ckan.plugins.toolkit as tk
 import click
 from ckan import model
 
+from ..model import missing_tables
+from ..model.base import HOW_TO_MIGRATE
+
 
 class Refused(click.ClickException):
     """What an action refused: for each field, why."""
@@ -36,6 +39,14 @@ def call(action: str, caller: str | None = None, /, **data: Any) -> Any:
         raise Refused({"id": [str(error)]}) from None
     except tk.NotAuthorized as error:
         raise Refused({"user": [str(error)]}) from None
+
+
+def require_tables() -> None:
+    """:raises click.ClickException: a migration is still to be run"""
+    if missing_tables():
+        raise click.ClickException(
+            f"The tables of the webhooks plugin are missing: {HOW_TO_MIGRATE}"
+        )
 
 
 def site_user() -> str:

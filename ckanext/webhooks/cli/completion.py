@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 from ckan import model
 from click import Context, Parameter
@@ -16,13 +18,17 @@ _MOST = 50
 
 def webhook_ids(context: Context, parameter: Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer the ids that begin so; zsh and fish show whom each calls."""
-    query = model.Session.query(Webhook.id, Webhook.address)
-    query = query.filter(Webhook.id.startswith(incomplete, autoescape=True))
     try:
-        rows = query.order_by(Webhook.id).limit(_MOST).all()
+        rows = _rows(incomplete)
     except SQLAlchemyError:  # a line that is being typed is no place to say so
         return []
     return [CompletionItem(row.id, help=row.address) for row in rows]
+
+
+def _rows(incomplete: str) -> list[Any]:
+    query = model.Session.query(Webhook.id, Webhook.address)
+    query = query.filter(Webhook.id.startswith(incomplete, autoescape=True))
+    return list(query.order_by(Webhook.id).limit(_MOST))
 
 
 webhook_argument = click.argument("webhook_id", metavar="ID", shell_complete=webhook_ids)

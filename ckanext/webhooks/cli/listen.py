@@ -19,13 +19,14 @@ from typing import Any
 
 import click
 from ckan import model
+from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
 
 from .. import config, encryption, topics
 from ..deliver import addresses, signing
 from ..model import Webhook
-from .calling import call, site_user
+from .calling import call, require_tables, site_user
 from .output import coloured, plain
 
 _HOST = "127.0.0.1"
@@ -52,6 +53,7 @@ def listen(topic: tuple[str, ...], user: str | None, port: int, as_json: bool) -
     at the end. A worker has to run, on this machine; and
     ckanext.webhooks.allowed_networks has to list the receiver.
     """
+    require_tables()
     secret = encryption.new_secret()
     write = _write_body if as_json else _write_line
     with _signals() as wait, _receiver(port, secret, write) as actual_port:
@@ -223,9 +225,16 @@ def _registered(owner: str, topic: list[str], address: str, secret: str) -> Iter
 
 def _delete(address: str) -> None:
     _let_go()
-    for (webhook_id,) in model.Session.query(Webhook.id).filter(Webhook.address == address).all():
-        call("webhook_delete", id=webhook_id)
-        click.echo(f"Webhook {webhook_id} is deleted.", err=True)
+    try:
+        rows = model.Session.query(Webhook.id).filter(Webhook.address == address).all()
+        for (webhook_id,) in rows:
+            call("webhook_delete", id=webhook_id)
+            click.echo(f"Webhook {webhook_id} is deleted.", err=True)
+    except SQLAlchemyError as error:
+        raise click.ClickException(
+            f"The webhook that calls {address} could not be deleted; `ckan webhooks list` has its"
+            f" id for `ckan webhooks delete`: {error}"
+        ) from None
 
 
 def _let_go() -> None:

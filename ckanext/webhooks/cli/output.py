@@ -91,12 +91,12 @@ def progressing(
     :param said: what to show of the last one
     """
     # Beside the output, which may be read by a program.
+    stream = click.get_text_stream("stderr")
+    if not stream.isatty():
+        yield from steps
+        return
     with click.progressbar(
-        steps,
-        length=length,
-        label=label,
-        item_show_func=said,
-        file=click.get_text_stream("stderr"),
+        steps, length=length, label=label, item_show_func=said, file=stream
     ) as bar:
         yield from bar
 

@@ -14,8 +14,8 @@ import click
 from ckan import model as ckan_model
 
 from .. import capture, config, doctor, encryption, sweep, tasks
-from ..model import Webhook, missing_tables
-from ..model.base import HOW_TO_MIGRATE
+from ..model import Webhook
+from .calling import require_tables
 from .output import coloured, json_option, progressing, write_json
 
 
@@ -27,7 +27,7 @@ def worker(concurrency: int, loglevel: str) -> None:
 
     Any number of workers may run, on any number of machines.
     """
-    _require_tables()
+    require_tables()
     os.environ["CKAN_INI"] = tk.config["__file__"]
     # The same command that Celery's users know, in this very process: what the
     # command line alone needed of CKAN is not kept in memory.
@@ -47,7 +47,7 @@ def deliver(context: click.Context, forever: bool, as_json: bool) -> None:
 
     May run beside workers.
     """
-    _require_tables()
+    require_tables()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: tasks.stopping.set())
     if forever:
@@ -67,7 +67,7 @@ def snapshot(as_json: bool) -> None:
     datasets this shows how far it is. It may be stopped, and goes on where it
     was.
     """
-    _require_tables()
+    require_tables()
     found = Counter(progressing(capture.snapshot(), "Datasets", capture.count_unknown()))
     _say_found(found, "{} datasets noted", as_json)
 
@@ -79,7 +79,7 @@ def reconcile(as_json: bool) -> None:
 
     A worker does so every hour; run it after changing datasets by SQL.
     """
-    _require_tables()
+    require_tables()
     _say_found(Counter(capture.reconcile()), "{} changes found", as_json)
 
 
@@ -99,7 +99,7 @@ def prune(as_json: bool) -> None:
 
     A worker does so by itself; run it after lowering one of the two.
     """
-    _require_tables()
+    require_tables()
     dropped = 0
 
     def said(_rows: int | None) -> str:
@@ -143,7 +143,7 @@ def rekey(as_json: bool) -> None:
 
     Run it after a new key was put first; the old one can go afterwards.
     """
-    _require_tables()
+    require_tables()
     keys = config.secret_keys()
     unreadable = 0
     hooks = ckan_model.Session.query(Webhook).order_by(Webhook.id).all()
@@ -185,10 +185,3 @@ def _say(as_json: bool, text: str, **facts: int) -> None:
         write_json(facts)
     else:
         click.echo(text)
-
-
-def _require_tables() -> None:
-    if missing_tables():
-        raise click.ClickException(
-            f"The tables of the webhooks plugin are missing: {HOW_TO_MIGRATE}"
-        )

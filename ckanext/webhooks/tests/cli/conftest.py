@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @pytest.fixture
-def run(cli: CliRunner) -> Iterator[Callable[..., Result]]:
+def run(cli: Any) -> Iterator[Callable[..., Result]]:
     """Run a command, and leave the signals of this process as they were."""
     # Not at the top: see webhooks_db.
     from ...cli import webhooks

@@ -77,7 +77,7 @@ def test_deliver_is_one_pass_and_ends_when_nothing_is_due(run):
     assert run("deliver").stdout == "0 attempts\n"
 
 
-@pytest.mark.parametrize("command", ["deliver", "prune", "rekey", "worker"])
+@pytest.mark.parametrize("command", ["deliver", "listen", "prune", "rekey", "worker"])
 def test_missing_tables_are_one_message_that_says_what_to_run(run, command, migrate_db_for):
     model.Session.remove()
     migrate_db_for("webhooks", "base", forward=False)
