@@ -7,13 +7,17 @@ never make a save wait.
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 import time
 import uuid
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
+import redis
 from celery import Celery
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from . import config
 
@@ -31,6 +35,13 @@ _EXPIRES_AFTER = 60
 
 # Ids in one message: 40 kB, and a minute of a worker's time at most.
 _MOST_IN_A_MESSAGE = 1000
+
+# A message that waits will be taken after what was committed before this, so it
+# stands for that, too: a burst of saves is one task, and without a worker nothing
+# piles up.
+_PUSH_UNLESS_ONE_WAITS = """
+if redis.call('LLEN', KEYS[1]) == 0 then redis.call('LPUSH', KEYS[1], ARGV[1]) end
+"""
 
 app = Celery("ckanext.webhooks", set_as_current=False)
 _quiet_until = 0.0
@@ -75,22 +86,28 @@ def nudge() -> None:
     A broker that is down or silent costs this process at most 100 ms, and is
     then left alone for 30 s.
     """
-    _send(WORK, "the sweep finds the event within a second if a worker runs")
+    _try(
+        _push if app.conf.broker_url.startswith("redis://") else functools.partial(_send, WORK),
+        "the sweep finds the event within a second if a worker runs",
+    )
 
 
 def report_missed(dataset_ids: Sequence[str]) -> None:
     """Ask a worker to capture again what could not be captured; likewise."""
     for first in range(0, len(dataset_ids), _MOST_IN_A_MESSAGE):
         some = list(dataset_ids[first : first + _MOST_IN_A_MESSAGE])
-        _send(RECONCILE, "the worker finds what was missed within the hour", some)
+        _try(
+            functools.partial(_send, RECONCILE, some),
+            "the worker finds what was missed within the hour",
+        )
 
 
-def _send(task: str, otherwise: str, *args: Any) -> None:
+def _try(telling: Callable[[], None], otherwise: str) -> None:
     global _quiet_until
     if time.monotonic() < _quiet_until:
         return
     try:
-        app.send_task(task, args, retry=False, ignore_result=True, expires=_EXPIRES_AFTER)
+        telling()
     except Exception as error:
         _quiet_until = time.monotonic() + _QUIET_FOR
         log.warning(
@@ -102,3 +119,45 @@ def _send(task: str, otherwise: str, *args: Any) -> None:
             otherwise,
             _QUIET_FOR,
         )
+
+
+def _send(task: str, *args: object) -> None:
+    app.send_task(task, args, retry=False, ignore_result=True, expires=_EXPIRES_AFTER)
+
+
+def _push() -> None:
+    """Put a task into Redis without Celery, which takes 0.7 ms more of a save for it."""
+    queue = app.conf.task_default_queue
+    _redis(app.conf.broker_url).eval(_PUSH_UNLESS_ONE_WAITS, 1, queue, _message(queue))
+
+
+@functools.cache
+def _redis(url: str) -> redis.Redis:
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=_PATIENCE,
+        socket_connect_timeout=_PATIENCE,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+def _message(queue: str) -> str:
+    """Give a call of :data:`WORK` in Celery's message protocol 2, as kombu has it in Redis."""
+    id_ = str(uuid.uuid4())
+    return json.dumps(
+        {
+            "headers": {"lang": "py", "task": WORK, "id": id_, "root_id": id_},
+            "properties": {
+                "correlation_id": id_,
+                "delivery_tag": id_,
+                "delivery_info": {"exchange": "", "routing_key": queue},
+                "delivery_mode": 2,
+                "priority": 0,
+                "body_encoding": "base64",
+            },
+            "content-type": "application/json",
+            "content-encoding": "utf-8",
+            # No arguments: [[], {}, {}]
+            "body": "W1tdLCB7fSwge31d",
+        }
+    )

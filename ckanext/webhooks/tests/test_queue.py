@@ -1,0 +1,80 @@
+"""What the web process puts into the broker, and what a worker makes of it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import redis
+from celery.contrib.testing.worker import start_worker
+
+from .. import config, queue, tasks
+
+# They need the portal's Redis.
+pytestmark = pytest.mark.database
+
+QUEUE = "ckan:test-queue:webhooks"
+
+
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[redis.Redis]:
+    """The portal's Redis, and a queue that is this test's alone."""
+    monkeypatch.setattr(queue, "_quiet_until", 0.0)
+    monkeypatch.setitem(queue.app.conf, "broker_url", config.broker_url())
+    monkeypatch.setitem(queue.app.conf, "task_default_queue", QUEUE)
+    client = redis.Redis.from_url(config.broker_url())
+    client.delete(QUEUE)
+    yield client
+    client.delete(QUEUE)
+
+
+def test_a_burst_of_nudges_is_one_task(waiting):
+    for _ in range(5000):
+        queue.nudge()
+    assert waiting.llen(QUEUE) == 1
+
+
+def test_a_worker_takes_each_nudge_once(waiting, monkeypatch):
+    worked = threading.Semaphore(0)
+    monkeypatch.setattr(tasks, "work_once", worked.release)
+    with start_worker(queue.app, pool="solo", perform_ping_check=False):
+        for _ in range(3):
+            queue.nudge()
+            assert worked.acquire(timeout=5), "Celery knew what to do with it"
+        assert not worked.acquire(timeout=0.2)
+    assert waiting.llen(QUEUE) == 0
+
+
+def test_what_could_not_be_captured_is_sent_though_a_nudge_waits(waiting):
+    queue.nudge()
+    queue.report_missed(["a", "b"])
+    assert waiting.llen(QUEUE) == 2
+
+
+def test_another_broker_is_nudged_each_time(monkeypatch):
+    sent: list[str] = []
+    monkeypatch.setattr(queue, "_quiet_until", 0.0)
+    monkeypatch.setitem(queue.app.conf, "broker_url", "amqp://broker/")
+    monkeypatch.setattr(queue.app, "send_task", lambda task, *_, **__: sent.append(task))
+    for _ in range(3):
+        queue.nudge()
+    assert sent == [queue.WORK] * 3
+
+
+def test_a_silent_redis_costs_a_tenth_of_a_second_once(waiting, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        monkeypatch.setitem(queue.app.conf, "broker_url", url)
+        started = time.monotonic()
+        for _ in range(100):
+            queue.nudge()
+        took = time.monotonic() - started
+        silent.setblocking(False)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+    # 50 ms to connect and 50 ms to wait; the rest is what a busy machine may add.
+    assert took < 0.2
