@@ -130,3 +130,19 @@ class Way2015:
         worker = psutil.Process(self._process.pid)
         times = [one.cpu_times() for one in (worker, *worker.children(recursive=True))]
         return sum(one.user + one.system for one in times)
+
+
+def added(folder: Path, redis_url: str, content: str, webhooks: int, saves: int) -> list[float]:
+    """Give the milliseconds that each save took longer with so many webhooks.
+
+    No worker takes what is sent, and it is forgotten.
+    """
+    way = Way2015(folder, redis_url, ["http://127.0.0.1:1/"] * webhooks)
+    way.save(1, content)  # it connects
+    took = []
+    for _ in range(saves):
+        started = time.perf_counter()
+        way.save(1, content)
+        took.append((time.perf_counter() - started) * 1000)
+    way.purge()
+    return took

@@ -1,0 +1,76 @@
+"""Pictures of results, for docs/."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # no window is opened
+from matplotlib import pyplot
+
+OURS, OLD, GOAL = "#1f6f8b", "#c9c9c9", "#b3261e"
+LATENCY = "commit to arrival at "  # which a title says already
+WIDTH = 9.0  # inches
+
+
+def draw(rows: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Path]:
+    """Draw what rows say, a picture for each unit that is compared.
+
+    :returns: the pictures, by what they show; none of rows that are missing
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = {
+        "deliveries a second": ("throughput", [r for r in rows if r["unit"] == "/s"]),
+        "commit to arrival": ("latency", [r for r in rows if r["section"] == "latency"]),
+        "CPU of a delivery": ("cpu", [r for r in rows if r["unit"] == "µs"]),
+    }
+    drawn = {}
+    for title, (name, some) in pictures.items():
+        if some:
+            drawn[title] = folder / f"{name}.png"
+            _bars(some, f"{title} ({some[0]['unit']})", drawn[title])
+    return drawn
+
+
+def _bars(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
+    """Draw each row beside the 2015 way's, with its goal, on a logarithmic scale."""
+    figure, axes = pyplot.subplots(figsize=(WIDTH, 1 + 0.55 * len(rows)))
+    for n, row in enumerate(rows):
+        spread = [[row["value"] - row["min"]], [row["max"] - row["value"]]]
+        axes.barh(n - 0.2, row["value"], 0.4, color=OURS, xerr=spread, label="this software")
+        axes.barh(n + 0.2, row["way_2015"] or 0, 0.4, color=OLD, label="the 2015 way")
+        axes.plot([row["goal"]] * 2, [n - 0.45, n + 0.05], color=GOAL, label="goal")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.set_yticks(range(len(rows)), [row["name"].removeprefix(LATENCY) for row in rows])
+    axes.invert_yaxis()
+    axes.set_title(title)
+    handles, labels = axes.get_legend_handles_labels()
+    once = dict(zip(labels, handles, strict=True))
+    figure.legend(once.values(), once.keys(), loc="outside lower center", ncols=3)
+    _save(figure, path)
+
+
+def curve(points: Sequence[Mapping[str, float]], x: str, lines: Sequence[str], path: Path) -> None:
+    """Draw how figures grow, each on a scale of its own, both scales logarithmic.
+
+    :param x: what grows
+    :param lines: names of figures in the points
+    """
+    figure, all_axes = pyplot.subplots(1, len(lines), figsize=(WIDTH, 3.2), squeeze=False)
+    for axes, line in zip(all_axes[0], lines, strict=True):
+        some = [point for point in points if line in point]
+        axes.plot([p[x] for p in some], [p[line] for p in some], color=OURS, marker="o")
+        axes.set(xscale="log", yscale="log", xlabel=x, title=line)
+        axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.set_layout_engine("constrained")
+    # Without the version of what drew it, the same figures are the same file.
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+    pyplot.close(figure)
