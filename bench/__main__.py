@@ -268,7 +268,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="for the sites")
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--quick", action="store_true", help="one short run of each")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     for unknown in set(given.sections) - set(SECTIONS):
         parser.error(f"there is no section {unknown}; there are {', '.join(SECTIONS)}")
     committed = table.read(RESULTS)["rows"]
@@ -293,7 +293,7 @@ def save(rows: Sequence[Row], measured_with: Mapping[str, str], results: Path, p
     """Write results, and the table and the plots of a page."""
     as_json = [row.as_json() for row in rows]
     table.write(results, as_json, measured_with)
-    text = page.read_text() if page.exists() else table.EMPTY_PAGE
+    text = page.read_text() if page == PAGE else table.EMPTY_PAGE
     pictures = plots.draw(as_json, page.with_suffix(""))
     shown = [f"![{name}]({path.relative_to(page.parent)})" for name, path in pictures.items()]
     body = "\n\n".join([table.markdown(as_json, measured_with), *shown])

@@ -40,7 +40,8 @@ def measure(stand: Stand, due: int = DUE) -> Run:
     stand.settle()
     working = _peak(worker.pid)
     delivered = stand.delivered()
-    assert delivered == due, f"{delivered} of {due} are delivered"
+    # A worker that starts compares log and catalogue, and tells more.
+    assert delivered >= due, f"{delivered} of {due} are delivered"
     stand.endpoints.take()
     stand.site.stop_workers()
     return Run(idle, working)

@@ -54,17 +54,19 @@ def _bars(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
     _save(figure, path)
 
 
-def curve(points: Sequence[Mapping[str, float]], x: str, lines: Sequence[str], path: Path) -> None:
-    """Draw how figures grow, each on a scale of its own, both scales logarithmic.
-
-    :param x: what grows
-    :param lines: names of figures in the points
-    """
-    figure, all_axes = pyplot.subplots(1, len(lines), figsize=(WIDTH, 3.2), squeeze=False)
+def curve(points: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Draw how figures grow with the first of them, whose scale is logarithmic."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    x, *lines = points[0]
+    figure, all_axes = pyplot.subplots(1, len(lines), figsize=(WIDTH, 3.0), squeeze=False)
     for axes, line in zip(all_axes[0], lines, strict=True):
-        some = [point for point in points if line in point]
-        axes.plot([p[x] for p in some], [p[line] for p in some], color=OURS, marker="o")
-        axes.set(xscale="log", yscale="log", xlabel=x, title=line)
+        axes.plot([p[x] for p in points], [p[line] for p in points], color=OURS, marker="o")
+        axes.set_xscale("log")
+        axes.set_xlabel(x)
+        axes.set_title(line, fontsize="medium")
+        # From nothing, or what is flat would look steep.
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter("{x:,g}")
         axes.grid(alpha=0.3)
     _save(figure, path)
 

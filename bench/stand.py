@@ -238,13 +238,21 @@ class Stand:
                 raise TimeoutError(f"there are pending deliveries after {patience:g} s")
             time.sleep(0.05)
 
-    def delivered(self) -> int:
-        """Give how many deliveries the tables say were delivered, with an attempt on record."""
+    def newest(self) -> int:
+        """Give the sequence of the newest event that was dispatched, 0 for none."""
+        return int(execute(sa.text("SELECT coalesce(max(sequence), 0) FROM webhooks_event"))[0][0])
+
+    def delivered(self, after: int = 0) -> int:
+        """Give how many deliveries the tables say were delivered, with an attempt on record.
+
+        :param after: of events with a sequence above that
+        """
         statement = """
             SELECT count(DISTINCT d.id) FROM webhooks_delivery d
-            JOIN webhooks_attempt a ON a.delivery_id = d.id WHERE d.status = 'delivered'
+            JOIN webhooks_attempt a ON a.delivery_id = d.id
+            WHERE d.status = 'delivered' AND d.sequence > :after
         """
-        return int(execute(sa.text(statement))[0][0])
+        return int(execute(sa.text(statement), after=after)[0][0])
 
     def used(self) -> Used:
         """Give the CPU time that each part has used so far."""

@@ -16,7 +16,10 @@ from typing import Any
 # else, the medians of five runs differ by a tenth from time to time.
 TOLERANCE = 1.25
 
-EMPTY_PAGE = "<!-- bench -->\n<!-- /bench -->\n"
+EMPTY_PAGE = "".join(
+    f"<!-- {name} -->\n<!-- /{name} -->\n"
+    for name in ("bench", *(f"growth {of}" for of in ("webhooks", "log", "payload", "workers")))
+)
 
 
 @dataclass(frozen=True)
@@ -80,18 +83,18 @@ class Row:
         return {
             "section": self.section,
             "name": self.name,
-            "value": _figure(self.value),
-            "min": _figure(min(self.values)),
-            "max": _figure(max(self.values)),
+            "value": figure(self.value),
+            "min": figure(min(self.values)),
+            "max": figure(max(self.values)),
             "unit": self.unit,
-            "goal": _figure(self.goal),
+            "goal": figure(self.goal),
             "more_is_better": self.more_is_better,
             "met": self.met,
             "way_2015": _median(self.way_2015),
             "ceiling": _median(self.ceiling),
             "ceiling_is": self.ceiling_is,
             "ratio": None if self.ratio is None else float(f"{self.ratio:.4g}"),
-            "parts": {name: _figure(value) for name, value in self.parts.items()},
+            "parts": {name: figure(value) for name, value in self.parts.items()},
             "note": self.note,
         }
 
@@ -174,6 +177,18 @@ def plain(row: Row) -> str:
     )
 
 
+def figure(value: float) -> float:
+    """Round to what means something: three digits, and whole numbers from 100 on."""
+    return round(value) if abs(value) >= 100 else float(f"{value:.3g}")
+
+
+def points(curve: Sequence[Mapping[str, float]]) -> str:
+    """Lay the points of a curve out as a Markdown table."""
+    lines = [f"| {' | '.join(curve[0])} |", "|---" * len(curve[0]) + "|"]
+    lines += [f"| {' | '.join(map(_text, point.values()))} |" for point in curve]
+    return "\n".join(lines)
+
+
 def between(text: str, name: str, new: str) -> str:
     """Replace what is between a page's markers of a name.
 
@@ -185,12 +200,7 @@ def between(text: str, name: str, new: str) -> str:
 
 
 def _median(values: Sequence[float]) -> float | None:
-    return _figure(statistics.median(values)) if values else None
-
-
-def _figure(value: float) -> float:
-    """Round to what means something: three digits, and whole numbers from 100 on."""
-    return round(value) if abs(value) >= 100 else float(f"{value:.3g}")
+    return figure(statistics.median(values)) if values else None
 
 
 def _text(value: float | None) -> str:
