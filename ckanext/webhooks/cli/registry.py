@@ -74,7 +74,8 @@ def show(webhook_id: str, as_json: bool) -> None:
     "headers",
     multiple=True,
     metavar="NAME:VALUE",
-    help="Send this along; may be given several times.",
+    help="Send this along; may be given several times. While this runs, others on this machine"
+    " can read it in the list of processes.",
 )
 @click.option("--max-rate", type=int, help="At most so many deliveries a minute.")
 @click.option("--coalesce", is_flag=True, help="Of what waits, tell only the newest state.")

@@ -47,6 +47,8 @@ def deliver(context: click.Context, forever: bool, as_json: bool) -> None:
 
     May run beside workers.
     """
+    if forever and as_json:
+        raise click.UsageError("With --forever there is no end at which to print a document.")
     require_tables()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: tasks.stopping.set())

@@ -84,8 +84,8 @@ def check_mail() -> Iterator[Finding]:
     if missing:
         yield Finding(
             Level.ODD,
-            f"mail: {' and '.join(missing)} not set, so owners are not told that endpoints fail",
-            "set it in ckan.ini; `ckan notify send_emails` and CKAN's other mails need it, too",
+            f"mail: without {' and '.join(missing)} owners are not told that endpoints fail",
+            "set that in ckan.ini; `ckan notify send_emails` and CKAN's other mails need it, too",
         )
     else:
         yield Finding(Level.GOOD, f"mail: from {config.mail_from()} by {config.mail_server()}")

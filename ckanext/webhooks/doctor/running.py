@@ -46,18 +46,16 @@ def check_worker() -> Iterator[Finding]:
         yield Finding(Level.WRONG, f"worker: the tables cannot be read: {error}")
         return
     names = _answering()
-    who = "none answers" if not names else f"{', '.join(names)} answers"
+    who = _who(names)
     if float(age) > _LATE:
         yield Finding(
             Level.WRONG,
             f"worker: something has been due for {float(age):.0f} s, and nobody took it; {who}",
-            "start `ckan webhooks worker`"
-            if not names
-            else "look at its log; where that says nothing, start it again",
+            "look at its log; where that says nothing, start it again"
+            if names
+            else "start `ckan webhooks worker`; where one runs, look at its log",
         )
-    elif names:
-        yield Finding(Level.GOOD, f"worker: {who}, and nothing waits that could go")
-    else:
+    elif names == []:
         seen = "no event was dispatched so far"
         if last is not None:
             seen = f"the last event was dispatched at {last:%Y-%m-%d %H:%M:%S %Z}"
@@ -67,17 +65,26 @@ def check_worker() -> Iterator[Finding]:
             "start `ckan webhooks worker`, unless `ckan webhooks deliver` runs by cron or"
             " --forever, which cannot be asked",
         )
+    else:
+        yield Finding(Level.GOOD, f"worker: nothing waits that could go; {who}")
 
 
-def _answering() -> list[str]:
-    """Name the workers that take from this portal's queue; none where the broker is away."""
+def _answering() -> list[str] | None:
+    """Name the workers that take from this portal's queue; None where the broker is away."""
     try:
-        inspect = queue.app.control.inspect(timeout=_WORKERS_PATIENCE)
-        found: dict[str, Any] = inspect.active_queues() or {}
+        with queue.app.connection(connect_timeout=_BROKER_PATIENCE) as connection:
+            inspect = queue.app.control.inspect(timeout=_WORKERS_PATIENCE, connection=connection)
+            found: dict[str, Any] = inspect.active_queues() or {}
     except Exception:  # whatever the broker's client raises; check_broker says it
-        return []
+        return None
     ours = queue.app.conf.task_default_queue
     return sorted(name for name, queues in found.items() if any(q["name"] == ours for q in queues))
+
+
+def _who(names: list[str] | None) -> str:
+    if names is None:
+        return "workers cannot be asked without the broker"
+    return f"{', '.join(names) or 'none'} answered"
 
 
 def check_endpoints() -> Iterator[Finding]:

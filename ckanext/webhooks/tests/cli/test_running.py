@@ -119,18 +119,18 @@ def test_doctor_sees_the_worker_and_who_is_away(site, worker):
     deadline = time.monotonic() + 30
     while (found := doctor(site))["worker"][0] != "good" and time.monotonic() < deadline:
         pass
-    assert found["worker"][1].startswith("worker: celery@")
+    assert "; celery@" in found["worker"][1]
     assert found["broker"][0] == "good"
     site.stop_redis()
     try:
         found = doctor(site)
         assert found["broker"][0] == "odd"
-        assert found["worker"][1].startswith("worker: none answers")
+        assert "cannot be asked" in found["worker"][1]
     finally:
         site.start_redis()
     site.stop_workers()
     level, what = doctor(site)["worker"]
-    assert (level, what[:20]) == ("odd", "worker: none answers")
+    assert (level, "none answered" in what) == ("odd", True)
 
 
 def test_the_readmes_line_for_completion_works(site):

@@ -61,6 +61,10 @@ def test_rekey_names_what_it_cannot_read_and_writes_the_rest(run):
     assert [row for row in stored() if row.id == unreadable] == [before]
 
 
+def test_what_goes_on_for_ever_has_no_document(refused):
+    assert "--forever" in refused("deliver", "--forever", "--json", code=2)
+
+
 def test_rekey_of_nothing_is_no_error(run):
     assert run("rekey").exit_code == 0
 
