@@ -13,8 +13,9 @@ import resource
 import select
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 import pycurl
@@ -55,6 +56,7 @@ class CurlEngine:
         self._ended: list[tuple[Any, Outcome]] = []
         self._woken = threading.Event()
         self._poll = select.epoll()
+        # What libcurl waits for; beside it the system watches what is kept.
         self._watched: set[int] = set()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll.register(self._bell, select.EPOLLIN)
@@ -68,7 +70,7 @@ class CurlEngine:
     def start(self, key: Any, request: Request) -> None:
         transfer = _Transfer(key, request)
         try:
-            transfer.headers = _lines(checked(request.headers))
+            transfer.headers = _lines(request.headers)
             transfer.target = goal = target(request.url, self._settings)
             found: Addresses | None = ("",)  # the proxy's
             if not self._settings.proxy:
@@ -120,11 +122,13 @@ class CurlEngine:
             self._resolving[0][0] if self._resolving else now + seconds,
         )
         for fd, events in self._poll.poll(max(0.0, until - now)):
-            if fd == self._bell:
+            if fd in self._watched:
+                self._multi.socket_action(fd, _for_curl(events))
+            elif fd == self._bell:
                 with suppress(BlockingIOError):
                     os.eventfd_read(fd)
-            else:
-                self._multi.socket_action(fd, _for_curl(events))
+            else:  # something comes on a connection that is kept: libcurl looks when it needs it
+                self._forget(fd)
         if self._timer is not None and self._timer <= time.monotonic():
             self._timer = None
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
@@ -175,30 +179,22 @@ class CurlEngine:
             self._end(transfer, error=words.late(transfer.request.timeout))
             return
         transfer.ip, *transfer.others = found
-        curl = self._idle.pop() if self._idle else pycurl.Curl()
-        _set_constants(curl, self._settings.certificates)
-        self._set_way(curl, transfer)
+        curl = self._idle.pop() if self._idle else _new(self._settings)
+        if not self._settings.proxy:
+            ip = f"[{transfer.ip}]" if ":" in transfer.ip else transfer.ip
+            curl.setopt(pycurl.CONNECT_TO, [f"::{ip}:{transfer.target.port}"])
         transfer.prepare(curl, left)
         transfer.dialled_at = time.monotonic()
         self._under_way[curl] = transfer
         self._multi.add_handle(curl)
 
-    def _set_way(self, curl: Any, transfer: _Transfer) -> None:
-        if self._settings.proxy:
-            curl.setopt(pycurl.PROXY, self._settings.proxy)
-            curl.setopt(pycurl.PROXY_CAINFO, self._settings.certificates)
-            return
-        curl.setopt(pycurl.PROXY, "")
-        ip = f"[{transfer.ip}]" if ":" in transfer.ip else transfer.ip
-        curl.setopt(pycurl.CONNECT_TO, [f"::{ip}:{transfer.target.port}"])
-
     def _finish(self, curl: Any, code: int, message: str) -> None:
         transfer = self._under_way.pop(curl)
         transfer.measure(curl)
         status = curl.getinfo(pycurl.RESPONSE_CODE)
-        errno = curl.getinfo(pycurl.OS_ERRNO)
+        errno = curl.getinfo(pycurl.OS_ERRNO) if code else 0
         self._multi.remove_handle(curl)
-        curl.reset()
+        curl.setopt(pycurl.POSTFIELDS, b"")  # it would keep the body in memory
         self._idle.append(curl)
         if transfer.others and not transfer.is_ready and code in _NEXT:
             self._dial(transfer, tuple(transfer.others))
@@ -207,7 +203,7 @@ class CurlEngine:
                 transfer,
                 status=status,
                 retry_after=transfer.retry_after,
-                answer=bytes(transfer.body[:KEPT_ANSWER_BYTES]),
+                answer=transfer.body[:KEPT_ANSWER_BYTES],
             )
         else:
             self._end(transfer, error=_in_words(code, message, errno, transfer))
@@ -220,19 +216,21 @@ class CurlEngine:
 
     def _watch(self, what: int, fd: int, _multi: Any, _data: Any) -> None:
         if what == pycurl.POLL_REMOVE:
+            # The system goes on: a connection that is kept is soon used again.
             self._watched.discard(fd)
-            with suppress(OSError):  # closed already
-                self._poll.unregister(fd)
             return
         events = (what & pycurl.POLL_IN and select.EPOLLIN) | (
             what & pycurl.POLL_OUT and select.EPOLLOUT
         )
-        if fd in self._watched:
-            with suppress(FileNotFoundError):
-                self._poll.modify(fd, events)
-                return
         self._watched.add(fd)
-        self._poll.register(fd, events)
+        try:
+            self._poll.modify(fd, events)
+        except FileNotFoundError:  # it is new, or another that got an old one's number
+            self._poll.register(fd, events)
+
+    def _forget(self, fd: int) -> None:
+        with suppress(OSError):  # closed already
+            self._poll.unregister(fd)
 
     def _set_timer(self, milliseconds: int) -> None:
         self._timer = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
@@ -254,30 +252,32 @@ class _Transfer:
     :ivar is_too_long: so did more of the head than is read
     """
 
+    # What most of them never change is the class's: there are thousands a second.
+    ip = ""
+    others: Sequence[str] = ()
+    dialled_at = 0.0
+    answered_at: float | None = None
+    resolve: float | None = None
+    connect: float | None = None
+    tls: float | None = None
+    wait: float | None = None
+    head_bytes = 0
+    head_lines = 0
+    retry_after: str | None = None
+    body = b""
+    is_ready = False
+    is_headed = False
+    is_cut = False
+    is_too_long = False
+    is_over = False
+    target: Target
+    headers: list[bytes]
+
     def __init__(self, key: Any, request: Request) -> None:
         self.key = key
         self.request = request
         self.started = time.monotonic()
         self.deadline = self.started + request.timeout
-        self.target: Target
-        self.headers: list[bytes] = []
-        self.ip = ""
-        self.others: list[str] = []
-        self.dialled_at = 0.0
-        self.answered_at: float | None = None
-        self.resolve: float | None = None
-        self.connect: float | None = None
-        self.tls: float | None = None
-        self.wait: float | None = None
-        self.head_bytes = 0
-        self.head_lines = 0
-        self.retry_after: str | None = None
-        self.body = bytearray()
-        self.is_ready = False
-        self.is_headed = False
-        self.is_cut = False
-        self.is_too_long = False
-        self.is_over = False
 
     def prepare(self, curl: Any, left: float) -> None:
         """Set what is this request's alone.
@@ -287,8 +287,9 @@ class _Transfer:
         curl.setopt(pycurl.URL, self.target.url)
         curl.setopt(pycurl.HTTPHEADER, self.headers)
         curl.setopt(pycurl.POSTFIELDS, self.request.body)
-        curl.setopt(pycurl.TIMEOUT_MS, _milliseconds(left))
-        curl.setopt(pycurl.CONNECTTIMEOUT_MS, _milliseconds(left / (1 + len(self.others))))
+        milliseconds = _milliseconds(left)
+        curl.setopt(pycurl.TIMEOUT_MS, milliseconds)
+        curl.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, milliseconds // (1 + len(self.others))))
         curl.setopt(pycurl.HEADERFUNCTION, self._take_header)
         curl.setopt(pycurl.WRITEFUNCTION, self._take_body)
 
@@ -296,11 +297,11 @@ class _Transfer:
         """Take the times of what libcurl has ended."""
         now = time.monotonic()
         took = now - self.dialled_at
+        is_tls = self.target.url.startswith("https:")
         connected = curl.getinfo(pycurl.CONNECT_TIME)
-        secured = curl.getinfo(pycurl.APPCONNECT_TIME)
+        secured = curl.getinfo(pycurl.APPCONNECT_TIME) if is_tls else 0.0
         reached = curl.getinfo(pycurl.PRIMARY_IP)
         is_kept = reached and not curl.getinfo(pycurl.NUM_CONNECTS)
-        is_tls = self.target.url.startswith("https:")
         self.is_ready = bool(is_kept or (secured if is_tls else connected))
         if not is_kept:
             self.connect = (self.connect or 0.0) + (connected or took)
@@ -323,34 +324,36 @@ class _Transfer:
             wait=self.wait,
         )
 
-    def _take_header(self, line: bytes) -> int:
+    def _take_header(self, line: bytes) -> int | None:
+        """:returns: -1 to end here, None to go on"""
         self.head_bytes += len(line)
         self.head_lines += 1
+        if line in _END_OF_HEAD:
+            self.is_headed = True
+            return -1 if self.is_cut else None  # what follows a 101 is no answer
         if line.startswith(b"HTTP/"):  # an interim answer may have been before it
             self.answered_at = time.monotonic()
             self.retry_after = None
             self.head_lines = 0
             self.is_headed = False
             self.is_cut = line[8:12] == b" 101"
-        elif line in _END_OF_HEAD:
-            self.is_headed = True
-            return -1 if self.is_cut else len(line)  # what follows a 101 is no answer
         elif line[:12].lower() == b"retry-after:" and self.retry_after is None:
             self.retry_after = line[12:].strip().decode("latin-1")
         self.is_too_long = self.head_bytes > MOST_HEAD_BYTES or self.head_lines > MOST_HEADERS
-        return -1 if self.is_too_long else len(line)
+        return -1 if self.is_too_long else None
 
-    def _take_body(self, part: bytes) -> int:
+    def _take_body(self, part: bytes) -> int | None:
         self.body += part
         self.is_cut = len(self.body) >= READ_ANSWER_BYTES
-        return -1 if self.is_cut else len(part)
+        return -1 if self.is_cut else None
 
 
-def _set_constants(curl: Any, certificates: str) -> None:
-    """Set what is the same for all requests.
+def _new(settings: Settings) -> Any:
+    """Open a handle, and set what is the same for all requests.
 
-    :param certificates: file of those that are trusted
+    What is not, is set for each, so that nothing is left of the one before.
     """
+    curl = pycurl.Curl()
     curl.setopt(pycurl.NOSIGNAL, 1)
     curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
     curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
@@ -364,18 +367,36 @@ def _set_constants(curl: Any, certificates: str) -> None:
     curl.setopt(pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2)
     curl.setopt(pycurl.SSL_VERIFYPEER, 1)
     curl.setopt(pycurl.SSL_VERIFYHOST, 2)
-    curl.setopt(pycurl.CAINFO, certificates)
+    curl.setopt(pycurl.CAINFO, settings.certificates)
+    curl.setopt(pycurl.PROXY, settings.proxy or "")  # "": not the environment's either
+    if settings.proxy:
+        curl.setopt(pycurl.PROXY_CAINFO, settings.certificates)
+    return curl
 
 
 def _lines(headers: dict[str, str]) -> list[bytes]:
-    """Write headers as libcurl wants them, without those that it would add."""
-    given = {name.lower() for name in headers}
-    lines = [
-        f"{name}:" for name in ("Accept", "Content-Type", "Expect") if name.lower() not in given
-    ]
+    """Write headers as libcurl wants them, without those that it would add.
+
+    :raises RefusedHeader: one has characters that it may not have
+    """
+    return [*_without(tuple(headers)), *(_line(name, value) for name, value in headers.items())]
+
+
+@lru_cache(maxsize=4096)
+def _line(name: str, value: str) -> bytes:
+    value = checked(name, value)
     # An empty one ends in a semicolon, since with a colon it would be left out.
-    lines += [f"{name}: {value}" if value else f"{name};" for name, value in headers.items()]
-    return [line.encode("latin-1") for line in lines]
+    return (f"{name}: {value}" if value else f"{name};").encode("latin-1")
+
+
+@lru_cache(maxsize=256)
+def _without(names: tuple[str, ...]) -> list[bytes]:
+    given = {name.lower() for name in names}
+    return [
+        f"{name}:".encode()
+        for name in ("Accept", "Content-Type", "Expect")
+        if name.lower() not in given
+    ]
 
 
 def _milliseconds(seconds: float) -> int:

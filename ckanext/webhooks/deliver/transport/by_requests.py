@@ -92,7 +92,7 @@ class RequestsEngine:
         prepared = requests.Request(
             "POST",
             target(request.url, self._settings).url,
-            headers=checked(request.headers),
+            headers={name: checked(name, value) for name, value in request.headers.items()},
             data=request.body,
         ).prepare()
         while True:

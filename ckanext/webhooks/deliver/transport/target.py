@@ -53,14 +53,15 @@ def target(url: str, settings: Settings) -> Target:
     return Target(written, host, parts.port or addresses.DEFAULT_PORTS[parts.scheme])
 
 
-def checked(headers: dict[str, str]) -> dict[str, str]:
-    """Give headers that cannot be taken for others.
+# Most of what is sent is sent again: only a signature is always another.
+@lru_cache(maxsize=4096)
+def checked(name: str, value: str) -> str:
+    """Give a header's value as it is sent, of a header that cannot be taken for others.
 
-    :raises RefusedHeader: a name or a value has characters that it may not have
+    :raises RefusedHeader: name or value has characters that it may not have
     """
-    for name, value in headers.items():
-        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
-            raise RefusedHeader(
-                f"the header {name!r} has characters that HTTP does not allow; it was not sent"
-            )
-    return {name: value.strip() for name, value in headers.items()}
+    if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+        raise RefusedHeader(
+            f"the header {name!r} has characters that HTTP does not allow; it was not sent"
+        )
+    return value.strip()
