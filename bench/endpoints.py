@@ -5,7 +5,8 @@ host, and prints its port. Paths say how an endpoint behaves: ``/good…`` answe
 once, ``/slow…`` after five seconds, ``/drip…`` a byte a second without end, ``/hang…`` never.
 ``GET /count`` tells how many requests came to ``/good…``, and ``GET /taken`` what
 they were, one line each, and forgets them: the ``webhook-id``, the path and the time, in
-seconds of this machine's monotonic clock, which all its processes share.
+seconds of this machine's monotonic clock, which all its processes share. It ends with
+its standard input: whichever way the bench ends, so does this.
 
 No library: the fastest of the usual ones takes as long for a request as the
 worker that is measured.
@@ -26,6 +27,7 @@ SLOW = 5.0
 HOSTS = [f"127.0.0.{n}" for n in range(1, 9)]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 ENDLESS = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
+INPUT = 0
 # What is read at once; a request of 4 KB is one read.
 MOST = 1 << 16
 
@@ -63,15 +65,17 @@ class Endpoints:
             port = one.getsockname()[1]
             listening[one.fileno()] = one
             self.poll.register(one.fileno(), select.EPOLLIN)
+        self.poll.register(INPUT, select.EPOLLIN)
         print(port, flush=True)
         while True:
             wait = max(0.0, self.later[0][0] - time.monotonic()) if self.later else None
             for number, _ in self.poll.poll(wait):
-                connection = self.connections.get(number)
-                if connection is None:
-                    self.accept(listening[number])
-                else:
+                if connection := self.connections.get(number):
                     self.read(number, connection)
+                elif number == INPUT:
+                    return
+                else:
+                    self.accept(listening[number])
             while self.later and self.later[0][0] <= time.monotonic():
                 _, number, connection, answer = heapq.heappop(self.later)
                 if self.connections.get(number) is connection:

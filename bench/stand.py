@@ -94,7 +94,9 @@ class Endpoints:
 
     def __enter__(self) -> Endpoints:
         command = [sys.executable, str(Path(__file__).with_name("endpoints.py"))]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         assert self.process.stdout is not None
         self.port = int(self.process.stdout.readline())
         self._connection = http.client.HTTPConnection("127.0.0.1", self.port)
@@ -102,8 +104,7 @@ class Endpoints:
 
     def __exit__(self, *_: object) -> None:
         self._connection.close()
-        self.process.terminate()
-        self.process.wait()
+        self.process.communicate()
 
     def address(self, path: str, host: int = 1) -> str:
         """Give a URL of one of its hosts, 1 to 8."""
