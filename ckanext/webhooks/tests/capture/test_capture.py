@@ -6,6 +6,7 @@ import datetime
 import json
 import logging
 import time
+from types import SimpleNamespace
 
 import ckan.plugins as p
 import pytest
@@ -16,7 +17,7 @@ from ckan.tests import factories
 from ckan.tests.helpers import call_action
 
 from ... import difference
-from ...capture import content, listeners
+from ...capture import content, listeners, touched
 from ...model import Event
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
@@ -167,6 +168,36 @@ def test_the_dict_that_ckan_built_is_not_built_again(monkeypatch):
     monkeypatch.undo()
     act("package_patch", id=dataset["id"], state="active")
     assert log_rows()[-1].digest == difference.digest(content.of_dataset(dataset["id"], None)[0])
+
+
+def test_a_save_asks_postgresql_twice():
+    """Each question costs half a millisecond, whatever it asks."""
+    dataset = factories.Dataset(title="a")
+    package = model.Package.get(dataset["id"])
+    asked = []
+
+    def count(_connection, _cursor, statement, *_):
+        if "webhooks" in statement or "SAVEPOINT" in statement:
+            asked.append(statement)
+
+    sa.event.listen(model.meta.engine, "before_cursor_execute", count)
+    try:
+        package.title = "b"
+        model.Session.commit()
+    finally:
+        sa.event.remove(model.meta.engine, "before_cursor_execute", count)
+    assert len(log_rows()) == 2
+    assert len(asked) == 2
+
+
+def test_the_dict_that_ckan_built_is_parsed_once(monkeypatch):
+    parsed = []
+    loads = json.loads
+    monkeypatch.setattr(
+        touched, "json", SimpleNamespace(loads=lambda text: parsed.append(1) or loads(text))
+    )
+    factories.Dataset(owner_org=factories.Organization()["id"])
+    assert parsed == [1]
 
 
 def test_what_is_built_here_is_what_ckan_builds():
@@ -412,12 +443,15 @@ class TestTrouble:
             model.Session.commit()
         assert caplog.text.count("ckan db upgrade -p webhooks") == 1
 
-    def test_the_transactions_own_time_limits_come_back(self):
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_the_transactions_own_time_limits_come_back(self, fails, monkeypatch):
         limits = sa.text(
             "SELECT current_setting('lock_timeout'), current_setting('statement_timeout')"
         )
         dataset = factories.Dataset()
         package = model.Package.get(dataset["id"])
+        if fails:
+            monkeypatch.setattr(listeners.record, "labels", lambda _: 1 / 0)
         seen = []
 
         def late(session):
@@ -425,12 +459,13 @@ class TestTrouble:
 
         sa.event.listen(model.Session, "before_commit", late)
         try:
+            model.Session.execute(sa.text("SET LOCAL lock_timeout = '7s'"))
             package.title = "b"
             model.Session.commit()
         finally:
             sa.event.remove(model.Session, "before_commit", late)
-        assert len(log_rows()) == 2
-        assert tuple(seen[0]) == ("0", "0")
+        assert len(log_rows()) == (1 if fails else 2)
+        assert tuple(seen[0]) == ("7s", "0")
 
 
 def test_two_sessions_that_overlap_leave_the_truth():
