@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,22 +49,19 @@ class Logged:
 
 def logged(connection: Connection, event_ids: Collection[str]) -> dict[str, Logged]:
     """Read events by their ids; those that are no longer in the log are left out."""
+    if not event_ids:
+        return {}
     events = connection.execute(_EVENTS, {"ids": list(event_ids)}).all()
     oldest: dict[str, int] = {}
     for event in events:
         oldest[event.dataset_id] = min(event.version, oldest.get(event.dataset_id, event.version))
-    states = connection.execute(
+    states = defaultdict(list)
+    for state in connection.execute(
         _SINCE, {"ids": list(oldest), "versions": list(oldest.values())}
-    ).all()
+    ):
+        states[state.dataset_id].append(state)
     return {
-        event.id: Logged(
-            event,
-            [
-                state
-                for state in states
-                if state.dataset_id == event.dataset_id and state.version >= event.version
-            ],
-        )
+        event.id: Logged(event, [s for s in states[event.dataset_id] if s.version >= event.version])
         for event in events
     }
 

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,11 +20,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from .. import config, encryption, owners
 from ..model import WebhookState
 from ..topics import PING
-from ..version import __version__
-from ..visibility import OwnerLabels, Sending, owner_labels
+from ..visibility import OwnerLabels, Sending
 from . import message, settle, signing, transport, withheld
 from .attempt import Attempted, Outcome, Request
-from .claim import Claimed, claim
+from .claim import Claimed, claim, told_under
 from .logged import Logged
 from .places import Bounds, Place, Places
 
@@ -34,8 +33,7 @@ log = logging.getLogger(__name__)
 _LOOK_EVERY = 1.0
 # Deliveries of one claim, and attempts of one settlement: some 50 ms of work, for
 # which whatever comes meanwhile waits. What they refer to is in memory at once.
-_MOST_AT_ONCE = 200
-USER_AGENT = f"ckanext-webhooks/{__version__}"
+_MOST_AT_ONCE = 500
 
 _driving = threading.Lock()
 _wanted = threading.Event()
@@ -103,10 +101,10 @@ class _Drive:
         self.timeout = config.timeout()
         self.schedule = config.retry_schedule()
         self.disable_after = config.disable_after()
-        self.keys = config.secret_keys()
+        self.keys = tuple(config.secret_keys())
         self.site_url = config.site_url()
         self.places = Places(_bounds(self.engine.places))
-        self.under_way: dict[int, tuple[Any, int, Place, list[str]]] = {}
+        self.under_way: dict[int, tuple[Any, str, int, Place, list[str]]] = {}
         self.unsettled: list[Attempted] = []
         # Whether more may be due than was claimed, or has a place now.
         self.more = True
@@ -160,11 +158,11 @@ class _Drive:
     def _collect(self, seconds: float) -> None:
         """Wait until something ended or somebody calls, and take all there is."""
         for delivery_id, outcome in self.engine.wait(seconds):
-            delivery, sent_at, place, confidential = self.under_way.pop(delivery_id)
+            delivery, until, sent_at, place, confidential = self.under_way.pop(delivery_id)
             self.more = self.places.give_back(place) or self.more
             self.places.note(delivery.webhook_id, outcome.duration)
             kept = withheld.withhold(outcome, confidential)
-            self.unsettled.append(Attempted(delivery, sent_at, kept))
+            self.unsettled.append(Attempted(delivery, until, sent_at, kept))
             self.made += 1
 
     def _settle(self) -> None:
@@ -187,72 +185,72 @@ class _Drive:
 
     def _prepare(self, claimed: Claimed) -> None:
         """Decide what of each delivery may still be sent, and start that."""
-        standing = owners.standing({w.user_id for w in claimed.webhooks.values()})
+        standing = owners.standing({d.user_id for d in claimed.deliveries if d.user_id})
         entities: dict[tuple[str, bool], str] = {}
+        decided: dict[tuple[str, str, str], Sending] = {}
         cancelled: dict[int, str] = {}
+        unsure: list[Any] = []
         for delivery in claimed.deliveries:
-            webhook: Any = claimed.webhooks.get(delivery.webhook_id)
             event = claimed.events.get(delivery.event_id)
-            reason = _refusal(delivery, webhook, event, standing)
+            reason = _refusal(delivery, event, standing)
             if reason is not None:
                 cancelled[delivery.id] = reason
                 continue
-            what = Sending.CONTENT
-            if event is not None:
-                what = _sending(delivery, event, standing[webhook.user_id].labels)
-            if what is not Sending.NOTHING:
-                self._send(claimed, delivery, webhook, what, entities)
-            elif _said_otherwise(claimed, delivery, webhook):
-                cancelled[delivery.id] = "superseded"
-            # Else the owner lost rights a moment ago. Dispatch tells what that
-            # means; until then the lease keeps this waiting.
-        settle.cancel(cancelled)
+            # One owner's webhooks are told the same.
+            key = (delivery.event_id, delivery.topic, delivery.user_id)
+            what = decided.get(key)
+            if what is None:
+                labels = standing[delivery.user_id].labels
+                what = decided[key] = (
+                    Sending.CONTENT if event is None else _sending(delivery, event, labels)
+                )
+            if what is Sending.NOTHING:
+                unsure.append(delivery)
+            else:
+                self._send(claimed, delivery, what, entities)
+        # Of the others the owner lost rights a moment ago. Dispatch tells what
+        # that means; until then the lease keeps them waiting.
+        settle.cancel(
+            {**cancelled, **dict.fromkeys(_said_otherwise(claimed, unsure), "superseded")}
+        )
 
     def _send(
-        self,
-        claimed: Claimed,
-        delivery: Any,
-        webhook: Any,
-        what: Sending,
-        entities: dict[tuple[str, bool], str],
+        self, claimed: Claimed, delivery: Any, what: Sending, entities: dict[tuple[str, bool], str]
     ) -> None:
         """Write, sign and start one; one that cannot be written stops no other."""
         sent_at = int(claimed.now())
+        until = claimed.until[delivery.id]
         event = claimed.events.get(delivery.event_id)
         try:
             if event is None:
-                body = self._ping(delivery, webhook)
+                body = self._ping(delivery)
             else:
-                body = self._body(delivery, webhook, event.row, what, entities)
-            request = self._request(delivery, webhook, body, sent_at)
+                body = self._body(delivery, event.row, what, entities)
+            custom = self._custom_headers(delivery)
+            request = self._request(delivery, body, custom, sent_at)
         except Exception as error:
             outcome = Outcome(error=_log_failure(delivery, error))
-            self.unsettled.append(Attempted(delivery, sent_at, outcome))
+            self.unsettled.append(Attempted(delivery, until, sent_at, outcome))
             return
-        place = self.places.take(webhook, time.monotonic())
-        confidential = withheld.confidential(request.headers)
-        self.under_way[delivery.id] = (delivery, sent_at, place, confidential)
+        place = self.places.take(delivery, time.monotonic())
+        confidential = withheld.confidential(custom)
+        self.under_way[delivery.id] = (delivery, until, sent_at, place, confidential)
         self.engine.start(delivery.id, request)
 
-    def _ping(self, delivery: Any, webhook: Any) -> bytes:
+    def _ping(self, delivery: Any) -> bytes:
         return message.ping(
             delivery.event_id,
             delivery.created_at,
             self.site_url,
             delivery.address,
-            webhook.id,
-            webhook.user_id,
+            delivery.webhook_id,
+            delivery.user_id,
             delivery.format,
-            webhook.challenge,
+            delivery.challenge,
         )
 
     def _body(
-        self,
-        delivery: Any,
-        webhook: Any,
-        event: Any,
-        what: Sending,
-        entities: dict[tuple[str, bool], str],
+        self, delivery: Any, event: Any, what: Sending, entities: dict[tuple[str, bool], str]
     ) -> bytes:
         """Write a body.
 
@@ -262,50 +260,51 @@ class _Drive:
         key = (event.id, as_stub)
         if key not in entities:
             entities[key] = message.entity_json(event, as_stub)
-        facts = message.facts_of(event, delivery, webhook, self.site_url, what, entities[key])
+        facts = message.facts_of(
+            event, delivery, delivery.user_id, self.site_url, what, entities[key]
+        )
         return message.compose(facts, delivery.format)
 
-    def _request(self, delivery: Any, webhook: Any, body: bytes, sent_at: int) -> Request:
-        tokens = [webhook.secret]
-        if webhook.previous_is_valid and webhook.previous_secret:
-            tokens.append(webhook.previous_secret)
-        secrets = [encryption.decrypt(token, self.keys) for token in tokens]
-        custom = (
-            json.loads(encryption.decrypt(webhook.headers, self.keys)) if webhook.headers else {}
-        )
-        return Request(
-            webhook.address,
-            {
-                **custom,
-                "Content-Type": message.CONTENT_TYPES[delivery.format],
-                "User-Agent": USER_AGENT,
-                "Accept-Encoding": "identity",
-                **signing.headers(delivery.event_id, sent_at, body, secrets),
-            },
-            body,
-            self.timeout,
-        )
+    def _request(self, delivery: Any, body: bytes, custom: dict[str, str], sent_at: int) -> Request:
+        tokens = [delivery.secret]
+        if delivery.previous_secret:
+            tokens.append(delivery.previous_secret)
+        secrets = [encryption.decrypt_again(token, self.keys) for token in tokens]
+        headers = message.headers(delivery.format, custom)
+        headers.update(signing.headers(delivery.event_id, sent_at, body, secrets))
+        return Request(delivery.url, headers, body, self.timeout)
+
+    def _custom_headers(self, delivery: Any) -> dict[str, str]:
+        if not delivery.headers:
+            return {}
+        found: dict[str, str] = json.loads(encryption.decrypt_again(delivery.headers, self.keys))
+        return found
 
 
-def _refusal(
-    delivery: Any, webhook: Any, event: Logged | None, standing: Mapping[str, Any]
-) -> str | None:
+def _refusal(delivery: Any, event: Logged | None, standing: Mapping[str, Any]) -> str | None:
     """Say why a delivery is not to be sent at all, or None."""
     is_ping = delivery.topic == PING
     # A ping is sent whatever the state: a person asked for it.
-    if webhook is None or not (is_ping or webhook.state == WebhookState.ACTIVE.value):
+    if delivery.user_id is None or not (is_ping or delivery.state == WebhookState.ACTIVE.value):
         return "the webhook is not active"
     if event is None and not is_ping:
         return "the event is not in the log any more"
-    if not standing[webhook.user_id].exists:
+    if not standing[delivery.user_id].exists:
         return "the owner is not an active user any more"
     return None
 
 
-def _said_otherwise(claimed: Claimed, delivery: Any, webhook: Any) -> bool:
-    """Tell whether what the owner is told, or is being told, says it already."""
-    told_under = owner_labels(claimed.served.get(webhook.user_id, []))
-    return _sending(delivery, claimed.events[delivery.event_id], told_under) is Sending.NOTHING
+def _said_otherwise(claimed: Claimed, deliveries: Sequence[Any]) -> list[int]:
+    """Name those of which what the owner is told, or is being told, says it already."""
+    if not deliveries:
+        return []
+    labels = told_under({d.user_id for d in deliveries})
+    return [
+        d.id
+        for d in deliveries
+        if _sending(d, claimed.events[d.event_id], labels.get(d.user_id, frozenset()))
+        is Sending.NOTHING
+    ]
 
 
 def _log_failure(delivery: Any, error: Exception) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from ..model import Format
 from ..topics import PING
@@ -26,8 +26,7 @@ CONTENT_TYPES: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """What a message says, in whichever format.
 
     :param topic: what this subscriber is told
@@ -59,11 +58,12 @@ def compose(facts: Facts, format_: str) -> bytes:
 
 
 def facts_of(
-    event: Any, delivery: Any, webhook: Any, site_url: str, what: Sending, entity: str | None = None
+    event: Any, delivery: Any, user_id: str, site_url: str, what: Sending, entity: str | None = None
 ) -> Facts:
     """Give what a delivery says, by the rows that it refers to.
 
     :param event: as for :func:`entity_json`
+    :param user_id: the webhook's owner
     :param what: how much of it may be sent
     :param entity: what :func:`entity_json` gives of it, where that is at hand
     """
@@ -77,8 +77,8 @@ def facts_of(
         sequence=delivery.sequence,
         site_url=site_url,
         address=delivery.address,
-        webhook_id=webhook.id,
-        user_id=webhook.user_id,
+        webhook_id=delivery.webhook_id,
+        user_id=user_id,
         dataset=dataset_reference(event, as_stub) if event.entity_type == "resource" else None,
         # Of several changes in one, nobody noted it.
         changed=None if delivery.coalesced else event.changed,
@@ -166,6 +166,8 @@ def dataset_reference(event: Any, as_stub: bool) -> dict[str, Any]:
     return reference
 
 
+# Deliveries of one event come together.
+@lru_cache(maxsize=1024)
 def timestamp(moment: datetime.datetime) -> str:
     """Write a time as RFC 3339 in UTC."""
     utc = moment.astimezone(datetime.timezone.utc)

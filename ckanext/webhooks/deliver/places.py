@@ -8,9 +8,10 @@ others do, these are served at once.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from ..topics import PING
 
@@ -24,24 +25,44 @@ KEPT_FOR_QUICK = 0.25
 # So many slow ones are remembered; then those that were noticed first go.
 _MOST_SLOW = 10_000
 
+# Of all bodies under way, where they are large: with what else a worker holds they
+# leave it below 200 MB. One that is larger goes alone.
+MOST_BYTES = 48 * 1024 * 1024
+
 # What is bounded, and for whom: ("webhook", id), ("all", "").
 Key = tuple[str, str]
-Place = tuple[Key, ...]
+
+
+class Place(NamedTuple):
+    """What one request takes; ``size`` is the bytes of its body, about."""
+
+    keys: tuple[Key, ...]
+    size: int
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """The most requests under way: in all, and for one webhook, host, owner."""
+    """The most requests under way: in all, and for one webhook, host, owner.
+
+    :param bytes: of their bodies
+    """
 
     all: int
     webhook: int
     host: int
     owner: int
+    bytes: int = MOST_BYTES
 
-    def of(self, key: Key) -> int:
-        if key[0] == "unproven":
-            return self.all - int(self.all * KEPT_FOR_QUICK)
-        return int(getattr(self, key[0]))
+    @cached_property
+    def by_kind(self) -> dict[str, int]:
+        """Give the bounds of what has places, by the kind of its key."""
+        return {
+            "all": self.all,
+            "webhook": self.webhook,
+            "host": self.host,
+            "owner": self.owner,
+            "unproven": self.all - int(self.all * KEPT_FOR_QUICK),
+        }
 
 
 @dataclass(frozen=True)
@@ -59,15 +80,17 @@ class Chosen:
 class Places:
     """The requests under way in this process.
 
-    Its rows are deliveries with ``webhook_id``, ``host``, ``user_id`` and
-    ``is_proven``: whether the webhook's last attempt succeeded.
+    Its rows are deliveries with ``webhook_id``, ``host``, ``user_id``, ``size``
+    and ``is_proven``: whether the webhook's last attempt succeeded.
     """
 
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
+        self._bound = bounds.by_kind
         self._taken: Counter[Key] = Counter()
         self._full_since: dict[Key, float] = {}
         self._slow: dict[str, None] = {}
+        self._bytes = 0
 
     @property
     def taken(self) -> int:
@@ -82,17 +105,19 @@ class Places:
 
         :param now: seconds of any clock that only goes forward
         """
-        place = self._place(row)
-        for key in place:
+        place = Place(self._keys(row), row.size)
+        self._bytes += place.size
+        for key in place.keys:
             self._taken[key] += 1
-            if self._taken[key] >= self.bounds.of(key):
+            if self._taken[key] >= self._bound[key[0]]:
                 self._full_since.setdefault(key, now)
         return place
 
     def give_back(self, place: Place) -> bool:
         """Give a place back; true where somebody may have waited for it."""
-        was_full = False
-        for key in place:
+        was_full = self._bytes >= self.bounds.bytes
+        self._bytes -= place.size
+        for key in place.keys:
             was_full = self._full_since.pop(key, None) is not None or was_full
             self._taken[key] -= 1
             if not self._taken[key]:
@@ -114,24 +139,39 @@ class Places:
         get less. A row that is ``is_gated`` has a webhook that takes what it
         gets by a clock of its own. A ping is asked for by somebody who waits.
 
+        What is to be cancelled needs none.
+
         :param rows: the oldest first
         :param count: at most so many
         """
         chosen = Chosen([], [])
         for row in rows:
-            if len(chosen.take) == count:
+            if len(chosen.take) == count or not self._fits(row.size):
                 break
             full = self._full(row)
-            if row.topic == PING or not (row.is_gated or full):
+            if row.topic == PING or row.state != "active" or not (row.is_gated or full):
                 self.take(row, now)
                 chosen.take.append(row)
             elif row.is_gated or any(self._is_in_the_way(key, now) for key in full):
                 chosen.hold.append(row)
         return chosen
 
+    def within_bytes(self, rows: Iterable[Any]) -> Iterator[Any]:
+        """Give rows, with their ``size``, as long as their bodies may all be under way."""
+        left, goes_alone = self.bounds.bytes - self._bytes, not self._bytes
+        for row in rows:
+            left -= row.size
+            if left < 0 and not goes_alone:
+                return
+            goes_alone = False
+            yield row
+
+    def _fits(self, size: int) -> bool:
+        return not self._bytes or self._bytes + size <= self.bounds.bytes
+
     def quota(self, row: Any, count: int) -> int:
         """Give how many of one webhook's deliveries may be taken, of ``count``."""
-        free = min(self.bounds.of(key) - self._taken[key] for key in self._place(row))
+        free = min(self._bound[key[0]] - self._taken[key] for key in self._keys(row))
         return max(0, min(count, free))
 
     def full(self, kind: str) -> list[str]:
@@ -142,19 +182,19 @@ class Places:
         """Name the slow webhooks."""
         return list(self._slow)
 
-    def _place(self, row: Any) -> Place:
-        place: Place = (
+    def _keys(self, row: Any) -> tuple[Key, ...]:
+        keys = (
             ("all", ""),
             ("webhook", row.webhook_id),
             ("host", row.host or ""),
             ("owner", row.user_id or ""),
         )
         if row.is_proven and row.webhook_id not in self._slow:
-            return place
-        return (*place, ("unproven", ""))
+            return keys
+        return (*keys, ("unproven", ""))
 
     def _full(self, row: Any) -> list[Key]:
-        return [k for k in self._place(row) if self._taken[k] >= self.bounds.of(k)]
+        return [k for k in self._keys(row) if self._taken[k] >= self._bound[k[0]]]
 
     def _is_in_the_way(self, key: Key, now: float) -> bool:
         # What is behind others of its own webhook waits for these in any case.
@@ -167,4 +207,5 @@ class Places:
         copied._taken = Counter(self._taken)
         copied._full_since = dict(self._full_since)
         copied._slow = self._slow
+        copied._bytes = self._bytes
         return copied

@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from typing import NamedTuple
 
 from .attempt import Outcome
 
@@ -31,8 +31,7 @@ class Verdict(enum.Enum):
     DISABLE = "disable"  # the endpoint is gone for good, and so is its webhook
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """
     :param wait: seconds until the next try, for ``RETRY``
     :param asked: seconds for which the endpoint asked to be left alone

@@ -6,7 +6,6 @@ https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-w
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 from collections.abc import Sequence
 
@@ -21,7 +20,7 @@ def sign(webhook_id: str, timestamp: int, body: bytes, secret: str) -> str:
     :raises ValueError: the secret has another form
     """
     signed = f"{webhook_id}.{timestamp}.".encode() + body
-    digest = hmac.new(encryption.secret_bytes(secret), signed, hashlib.sha256).digest()
+    digest = hmac.digest(encryption.secret_bytes(secret), signed, "sha256")
     return "v1," + base64.b64encode(digest).decode()
 
 

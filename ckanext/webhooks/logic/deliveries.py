@@ -277,7 +277,7 @@ def _body(delivery: Any, webhook: Any) -> tuple[str | None, str | None, bool]:
     if what is Sending.NOTHING:
         note = tk._("What it said has been purged since, or its receiver may not see it any more")
         return None, note, False
-    facts = message.facts_of(event.row, delivery, webhook, config.site_url(), what)
+    facts = message.facts_of(event.row, delivery, webhook.user_id, config.site_url(), what)
     body = message.compose(facts, delivery.format).decode()
     if what is Sending.STUB and event.row.state == State.DELETED.value:
         # It was sent with content, if it was before that had to go.

@@ -1,7 +1,15 @@
 """The tables. Each module says what a row is and who writes it."""
 
 from .attempt import Attempt
-from .base import dispatch_lock, missing_tables, transaction, try_dispatch_lock
+from .base import (
+    close_kept,
+    connected,
+    dispatch_lock,
+    in_transaction,
+    missing_tables,
+    transaction,
+    try_dispatch_lock,
+)
 from .delivery import Delivery, Status, ping_row
 from .event import Event, Origin, State
 from .served import Served
@@ -21,7 +29,10 @@ __all__ = [
     "Status",
     "Webhook",
     "WebhookState",
+    "close_kept",
+    "connected",
     "dispatch_lock",
+    "in_transaction",
     "missing_tables",
     "ping_row",
     "transaction",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +22,15 @@ Base: Any = tk.BaseModel
 # "webhooks" on a telephone's keys.
 DISPATCH_LOCK = 93246657
 HOW_TO_MIGRATE = "run `ckan db upgrade -p webhooks`"
+# Before a statement: its transaction is not on disk yet when it returns.
+HASTILY = "SET LOCAL synchronous_commit = off;"
+# Before a statement: a queue is empty at one moment and full at the next, whatever the
+# statistics say, so what is oldest is to be read from its index, not sorted.
+IN_ORDER_OF_INDEX = "SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off;"
+
+# A connection that was used so lately (seconds) is not asked whether it still works.
+_TRUSTED_FOR = 5.0
+_kept = threading.local()
 
 
 @contextmanager
@@ -33,6 +44,60 @@ def transaction() -> Iterator[Connection]:
     assert engine is not None, "CKAN's model is not initialised"
     with engine.begin() as connection:
         yield connection
+
+
+@contextmanager
+def connected() -> Iterator[Connection]:
+    """Give this thread's own connection, on which each statement is a transaction.
+
+    It stays open for the next use: to take one from the pool, which asks whether
+    it still works, to begin and to commit would be four round trips more than
+    the statement itself. What is given up on an error is opened anew.
+    """
+    connection = _kept.connection if _is_kept() else _open()
+    _kept.connection = None  # whatever happens in between
+    try:
+        yield connection
+    except BaseException:
+        connection.invalidate()
+        connection.close()
+        raise
+    _kept.connection, _kept.used_at = connection, time.monotonic()
+
+
+@contextmanager
+def in_transaction(connection: Connection) -> Iterator[Connection]:
+    """Make several statements of :func:`connected` one transaction.
+
+    That it is gone when the database breaks down is no harm: what was taken is
+    taken again, and what was sent is sent again.
+    """
+    connection.exec_driver_sql(f"BEGIN; {HASTILY}")
+    yield connection
+    connection.exec_driver_sql("COMMIT")
+
+
+def close_kept() -> None:
+    """Close the connection that this thread keeps."""
+    connection, _kept.connection = getattr(_kept, "connection", None), None
+    if connection is not None:
+        connection.close()
+
+
+def _is_kept() -> bool:
+    connection = getattr(_kept, "connection", None)
+    if connection is None:
+        return False
+    if connection.engine is model.meta.engine and time.monotonic() - _kept.used_at < _TRUSTED_FOR:
+        return True
+    close_kept()  # the pool asks whether it still works
+    return False
+
+
+def _open() -> Connection:
+    engine = model.meta.engine
+    assert engine is not None, "CKAN's model is not initialised"
+    return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
 
 def dispatch_lock(connection: Connection) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,8 +35,7 @@ FACTS = message.Facts(
     dataset=None,
     changed=["title"],
 )
-OF_RESOURCE = replace(
-    FACTS,
+OF_RESOURCE = FACTS._replace(
     topic="resource/create",
     entity_id="r1",
     entity='{"id": "r1", "package_id": "d1"}',
@@ -143,7 +141,7 @@ def test_resource_events_say_which_dataset(format_):
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("verb", ["create", "update", "delete"])
 def test_only_updates_name_what_changed_which_may_be_unknown(format_, verb):
-    told = body(replace(FACTS, topic=f"dataset/{verb}", changed=None), format_)
+    told = body(FACTS._replace(topic=f"dataset/{verb}", changed=None), format_)
     told = told if format_ == "classic" else told["data"]
     if verb == "update":
         assert told["changed"] is None
@@ -154,16 +152,16 @@ def test_only_updates_name_what_changed_which_may_be_unknown(format_, verb):
 @pytest.mark.parametrize("format_", FORMATS)
 def test_the_bytes_are_the_same_each_time_and_carry_the_log_s_text(format_):
     entity = '{"title":   "as it was written",\n "n": 1.10}'
-    facts = replace(FACTS, entity=entity)
+    facts = FACTS._replace(entity=entity)
     first = message.compose(facts, format_)
-    assert message.compose(replace(facts), format_) == first
+    assert message.compose(facts._replace(), format_) == first
     assert entity.encode() in first
 
 
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("entity", ["{}", '{"title": "}], \\" {"}', '{"t": "川\\ud800"}'])
 def test_a_spliced_entity_is_json_whatever_it_holds(format_, entity):
-    told = body(replace(FACTS, entity=entity), format_)
+    told = body(FACTS._replace(entity=entity), format_)
     told = told if format_ == "classic" else told["data"]
     assert told["entity"] == json.loads(entity)
     assert told["topic"] == "dataset/update"
@@ -285,13 +283,16 @@ class TestFactsOf:
     """What a delivery says, by the rows that it refers to."""
 
     DELIVERY = SimpleNamespace(
-        topic="dataset/update", sequence=42, address="http://example.com/callback", coalesced=None
+        webhook_id="w1",
+        topic="dataset/update",
+        sequence=42,
+        address="http://example.com/callback",
+        coalesced=None,
     )
-    WEBHOOK = SimpleNamespace(id="w1", user_id="u1")
 
     def facts(self, row: Any, what: Sending, delivery: Any = DELIVERY, **kwargs: Any) -> Any:
         row = SimpleNamespace(id="e1", occurred_at=MOMENT, changed=["title"], **vars(row))
-        return message.facts_of(row, delivery, self.WEBHOOK, "http://ckan.example", what, **kwargs)
+        return message.facts_of(row, delivery, "u1", "http://ckan.example", what, **kwargs)
 
     def test_of_a_dataset(self):
         assert self.facts(event(), Sending.CONTENT) == FACTS

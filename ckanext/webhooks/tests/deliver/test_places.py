@@ -11,7 +11,16 @@ from ...deliver.places import KEPT_FOR_QUICK, PATIENCE, SLOW, Bounds, Places
 BOUNDS = Bounds(all=8, webhook=2, host=3, owner=4)
 
 
-def row(webhook="w", host="h", user="u", proven=True, gated=False, topic="dataset/update"):
+def row(
+    webhook="w",
+    host="h",
+    user="u",
+    proven=True,
+    gated=False,
+    topic="dataset/update",
+    state="active",
+    size=0,
+):
     return SimpleNamespace(
         webhook_id=webhook,
         host=host,
@@ -19,6 +28,8 @@ def row(webhook="w", host="h", user="u", proven=True, gated=False, topic="datase
         is_proven=proven,
         is_gated=gated,
         topic=topic,
+        state=state,
+        size=size,
     )
 
 
@@ -126,3 +137,42 @@ def test_every_place_comes_back():
     places.give_back(place)
     assert places.taken == 0
     assert places.quota(row(proven=True), 8) == 2
+
+
+def test_what_is_to_be_cancelled_waits_for_no_gate_and_no_bound():
+    places = Places(BOUNDS)
+    for _ in range(2):
+        places.take(row(), 0)
+    over = row(gated=True, state="disabled")
+    assert places.choose([over], 8, now=0).take == [over]
+
+
+class TestBytes:
+    """Bodies are bounded by what they weigh, not by their number alone."""
+
+    BOUNDS = Bounds(all=8, webhook=8, host=8, owner=8, bytes=100)
+
+    def test_what_does_not_fit_stays_in_line_with_all_behind_it(self):
+        line = [row(size=60), row(size=41), row(size=1)]
+        chosen = Places(self.BOUNDS).choose(line, 8, now=0)
+        assert chosen.take == line[:1]
+        assert chosen.hold == []
+
+    def test_one_that_is_larger_than_all_goes_alone(self):
+        places = Places(self.BOUNDS)
+        line = [row(size=500), row(size=1)]
+        assert places.choose(line, 8, now=0).take == line[:1]
+        assert places.choose(line[1:], 8, now=0).take == []
+
+    def test_an_end_makes_room_for_who_waited(self):
+        places = Places(self.BOUNDS)
+        place = places.take(row(size=100), 0)
+        assert places.give_back(place)
+        assert len(places.choose([row(size=100)], 8, now=0).take) == 1
+
+    def test_what_was_held_back_is_taken_as_far_as_it_fits(self):
+        places = Places(self.BOUNDS)
+        rows = [row(size=500), row(size=1)]
+        assert list(places.within_bytes(rows)) == rows[:1]
+        places.take(row(size=90), 0)
+        assert len(list(places.within_bytes([row(size=10), row(size=1)]))) == 1

@@ -11,11 +11,6 @@ HEADERS = {
     "Authorization": "Bearer s3cr3t-token",
     "X-Key": 'quo"ted\\value',
     "X-Version": "1",
-    "Content-Type": "application/json",
-    "User-Agent": "ckanext-webhooks/1",
-    "Accept-Encoding": "identity",
-    "webhook-id": "e7495e6a",
-    "webhook-signature": "v1,abcdefgh",
 }
 
 
