@@ -138,7 +138,10 @@ def with_payload(stand: Stand, quick: bool) -> Iterator[Point]:
 def _figures(runs: Sequence[throughput.Run]) -> Point:
     return {
         "deliveries/s": statistics.median(run.rate for run in runs),
-        "µs of CPU for each": statistics.median(sum(run.cpu.values()) for run in runs),
+        **{
+            f"µs of {name} for each": statistics.median(run.cpu[part] for run in runs)
+            for part, name in (("worker", "the worker"), ("postgresql", "PostgreSQL"))
+        },
     }
 
 

@@ -27,6 +27,7 @@ from bench.stand import (
     latencies,
     new_secret,
     percentile,
+    truncate,
     vacuum,
 )
 from bench.way_2015 import Way2015
@@ -165,7 +166,7 @@ def prepare(kind: str) -> None:
     execute(sa.text("UPDATE webhooks SET state = 'disabled' WHERE id NOT LIKE 'good%'"))
     execute(sa.text("UPDATE webhooks_delivery SET status = 'cancelled' WHERE status = 'pending'"))
     time.sleep(config.timeout() + 1 if kind == ALONE else 1)  # what is under way ends
-    execute(sa.text("TRUNCATE webhooks_delivery, webhooks_attempt"))
+    truncate("webhooks_delivery", "webhooks_attempt")
     execute(
         sa.text(
             "UPDATE webhooks SET circuit = 'closed', failures = 0, next_at = NULL,"
