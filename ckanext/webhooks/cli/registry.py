@@ -175,10 +175,10 @@ def _write(webhook: dict[str, Any], as_json: bool) -> None:
         if name != "state_reason"
     }
     owner = _names({webhook["user_id"]}).get(webhook["user_id"], webhook["user_id"])
-    shown = {name: value for name, value in webhook.items() if name not in ("topic", "health")}
-    write_facts(
-        {**shown, "user_id": owner, "created_at": moment(webhook["created_at"]), "health": health}
-    )
+    hidden = ("id", "topic", "user_id", "health")
+    shown = {name: value for name, value in webhook.items() if name not in hidden}
+    shown["created_at"] = moment(webhook["created_at"])
+    write_facts({"id": webhook["id"], "owner": owner, **shown, "health": health})
 
 
 def _how_it_is(webhook: dict[str, Any]) -> str:

@@ -19,6 +19,11 @@ from .callers import create, execute
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 
 
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr(running, "_WORKERS_PATIENCE", 0.01)
+
+
 def of(subject: str) -> doctor.Finding:
     [found] = [f for f in findings() if f.what.startswith(f"{subject}:")]
     return found

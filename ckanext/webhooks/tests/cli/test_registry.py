@@ -77,7 +77,7 @@ class TestShow:
         call(user, "webhook_patch", id=hook, filters={"tag": ["a", "b"]}, headers={"X-A": "s3cret"})
         printed = run("show", hook).stdout
         facts = dict(line.split(None, 1) for line in printed.splitlines())
-        assert facts["id"] == hook and facts["user_id"] == user["name"]
+        assert facts["id"] == hook and facts["owner"] == user["name"]
         assert "filters tag" in printed and "a, b" in printed and "X-A" in printed
         assert "health circuit" in printed
         assert "s3cret" not in printed and "whsec_" not in printed
