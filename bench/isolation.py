@@ -145,6 +145,7 @@ def measure(stand: Stand, kind: str, rate: float, seconds: float) -> Run:
     committed |= stand.commit(half, rate)
     time.sleep(2)  # the last of them arrive
     arrivals = stand.endpoints.take()
+    quieten()
     took, behind = latencies(committed, arrivals), latencies(burst, arrivals)
     lost = len(committed) + len(burst) - len(took) - len(behind)
     return Run(took, behind, lost, sockets, threads, memory, waiting)
@@ -163,8 +164,7 @@ def measure_2015(stand: Stand, kind: str, rate: float, seconds: float) -> list[f
 
 def prepare(kind: str) -> None:
     """Leave nothing of the run before, and say who is told in this one."""
-    execute(sa.text("UPDATE webhooks SET state = 'disabled' WHERE id NOT LIKE 'good%'"))
-    execute(sa.text("UPDATE webhooks_delivery SET status = 'cancelled' WHERE status = 'pending'"))
+    quieten()
     time.sleep(config.timeout() + 1 if kind == ALONE else 1)  # what is under way ends
     truncate("webhooks_delivery", "webhooks_attempt")
     execute(
@@ -183,6 +183,12 @@ def prepare(kind: str) -> None:
     if kind == "crowd":
         execute(TELL_CROWD)
     vacuum()
+
+
+def quieten() -> None:
+    """Begin nothing more at those that do not work; what is under way there goes on."""
+    execute(sa.text("UPDATE webhooks SET state = 'disabled' WHERE id NOT LIKE 'good%'"))
+    execute(sa.text("UPDATE webhooks_delivery SET status = 'cancelled' WHERE status = 'pending'"))
 
 
 def pending() -> int:
