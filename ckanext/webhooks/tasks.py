@@ -90,9 +90,10 @@ def _dispatch_all() -> int:
             _nudged.clear()
             more = True
             while more and not stopping.is_set():
-                waiting = dispatch()
-                sets += waiting is not None
-                more = bool(waiting or move_on())
+                done = dispatch()
+                sets += done is not None
+                is_moving = done is None or done.is_moving
+                more = bool(done and done.left) or bool(is_moving and move_on())
         finally:
             _dispatching.release()
     return sets

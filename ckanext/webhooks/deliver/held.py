@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from ..model import Circuit, in_transaction, try_dispatch_lock
+from ..model.base import HASTILY
 from .coalesce import coalesce
 from .lease import Leased, lease, rows_of
 from .places import Places
@@ -30,7 +31,7 @@ def hold(connection: Connection, rows: Sequence[Any]) -> None:
     """Hold rows back until their webhooks take more."""
     if not rows:
         return
-    with in_transaction(connection):
+    with in_transaction(connection, HASTILY):
         # The webhooks first, as everywhere: who else holds one is not waited for.
         gated = set(
             connection.execute(_GATE, {"ids": list({row.webhook_id for row in rows})}).scalars()
@@ -68,7 +69,7 @@ def take(
     :param places: where it takes its places
     :param seconds: how long the lease is
     """
-    with in_transaction(connection):
+    with in_transaction(connection, HASTILY):
         leased = _take(connection, places, count, seconds)
     return rows_of(connection, list(leased.until)) if leased.until else [], leased
 

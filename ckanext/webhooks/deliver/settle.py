@@ -130,7 +130,7 @@ def settle(attempted: Sequence[Attempted], schedule: Sequence[float], disable_af
         if all(a.delivery.is_well and d.verdict is Verdict.DELIVERED for a, d in decided):
             connection.execute(_SETTLE, values)
             return
-        with in_transaction(connection):
+        with in_transaction(connection, HASTILY):
             found = _lock_health(connection, decided)
             connection.execute(_SETTLE, values)
             _write_health(connection, found, decided, disable_after)

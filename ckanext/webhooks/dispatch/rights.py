@@ -21,7 +21,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection
 
 from .. import owners
-from ..model import Origin, State, transaction
+from ..model import Origin, State, connected, in_transaction
 from ..visibility import ALL, OwnerLabels, common, may_see, owner_labels, stored_labels
 from . import write
 from .events import Event
@@ -47,17 +47,18 @@ class Serving:
 
     :param labels: by user id; those that an owner is being moved to
     :param held_back: somebody gained rights that are not given yet
+    :param is_moving: somebody is being moved
     """
 
     labels: dict[str, OwnerLabels]
     held_back: bool
+    is_moving: bool
 
 
 def notice_rights() -> None:
     """Begin to move the owners whose labels are not those they were told under."""
-    with transaction() as connection:
-        write.lock(connection)
-        notice(connection)
+    with connected() as connection, in_transaction(connection, write.LOCK):
+        notice(connection, is_all_told(connection))
 
 
 def move_on() -> int:
@@ -65,15 +66,14 @@ def move_on() -> int:
 
     :returns: how many moves are under way; 0 when there is nothing to do
     """
-    with transaction() as connection:
-        moves = _moves(connection)
-        if not moves:
+    with connected() as connection:
+        if not _moves(connection):
             return 0
-        write.lock(connection)
-        moves = _moves(connection)
-        if moves:
-            _move_page(connection, moves[0])
-        return len(moves)
+        with in_transaction(connection, write.LOCK):
+            moves = _moves(connection)
+            if moves:
+                _move_page(connection, moves[0])
+    return len(moves)
 
 
 def settle(connection: Connection, dataset_ids: Sequence[str]) -> Serving:
@@ -81,21 +81,26 @@ def settle(connection: Connection, dataset_ids: Sequence[str]) -> Serving:
 
     Owners who are being moved are first told what that means for these.
     """
-    serving = notice(connection)
-    for move in _moves(connection):
+    serving = notice(connection, all_told=False)
+    for move in _moves(connection) if serving.is_moving else ():
         seen = connection.execute(_SOME, {**_bounds(move), "ids": list(dataset_ids)}).all()
         _tell(connection, move, seen)
     return serving
 
 
-def notice(connection: Connection) -> Serving:
+def is_all_told(connection: Connection) -> bool:
+    return not connection.execute(_IS_WAITING).scalar_one()
+
+
+def notice(connection: Connection, all_told: bool) -> Serving:
     """Begin the moves that are due.
 
     Who has gained a right may not be told what was captured before: that may have
     been mended first, in order to be shown. So while something waits to be told,
     rights are taken alone, and given when everything is told.
+
+    :param all_told: nothing waits
     """
-    all_told = not connection.execute(_IS_WAITING).scalar_one()
     rows = connection.execute(_OWNERS).all()
     # Owners who may not subscribe any more are paused by the sweep; until
     # then nothing is written for them.
@@ -122,8 +127,9 @@ def notice(connection: Connection) -> Serving:
     move = {id_: labels for id_, labels in now.items() if id_ in served}
     given = move if all_told else {id_: common(served[id_], move[id_]) for id_ in move}
     _stand(connection, stand)
-    _begin(connection, {id_: labels for id_, labels in given.items() if labels != served[id_]})
-    return Serving({**served, **stand, **given}, held_back=given != move)
+    begun = {id_: labels for id_, labels in given.items() if labels != served[id_]}
+    _begin(connection, begun)
+    return Serving({**served, **stand, **given}, given != move, bool(moving or begun))
 
 
 def _stand(connection: Connection, labels: Mapping[str, OwnerLabels]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from .. import config
-from ..model import Origin, State, transaction
+from ..model import Origin, State, connected, in_transaction
 from ..visibility import OwnerLabels, may_see
 from . import loops, rights, write
 from .events import Event, events_or_fewer
@@ -19,14 +20,24 @@ MAX_EVENTS = 200
 MAX_STORED_BYTES = 8 * 1024 * 1024
 
 
-def dispatch() -> int | None:
+@dataclass(frozen=True)
+class Dispatched:
+    """What one set was.
+
+    :param left: how many captured changes are known to wait still
+    :param is_moving: whether somebody's rights have changed
+    """
+
+    left: int
+    is_moving: bool
+
+
+def dispatch() -> Dispatched | None:
     """Number what was captured and write its deliveries, one set of events.
 
-    :returns: how many captured changes are known to wait still, None where
-        none waited at all
+    :returns: None where nothing waited
     """
-    with transaction() as connection:
-        write.lock(connection)
+    with connected() as connection, in_transaction(connection, write.LOCK):
         changes = connection.execute(
             _WAITING,
             {"events": MAX_EVENTS, "bytes": MAX_STORED_BYTES, "bound": config.loop_bound()},
@@ -41,8 +52,8 @@ def dispatch() -> int | None:
         write.write_deliveries(connection, _pairs(events, serving.labels))
         _blank(connection, [c.dataset_id for c in changes if c.state == State.PURGED])
         if serving.held_back:
-            rights.notice(connection)
-        return int(changes[0].known) - len(changes)
+            serving = rights.notice(connection, rights.is_all_told(connection))
+        return Dispatched(int(changes[0].known) - len(changes), serving.is_moving)
 
 
 _WAITING = sa.text(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from .. import model
+from ..model.base import LOCK_DISPATCH
 from ..visibility import told
 from .events import Event
 
@@ -19,11 +21,9 @@ MAX_PAIRS = 20_000
 _TABLE = model.Event.__table__
 
 
-def lock(connection: Connection) -> None:
-    """Wait until no other dispatcher works, and keep others out until the end."""
-    model.dispatch_lock(connection)
-    # Room for 100,000 webhooks in one join; only one process at a time takes it.
-    connection.execute(sa.text("SET LOCAL work_mem = '64MB'"))
+# Keeps other dispatchers out until the end of the transaction. There is room for
+# 100,000 webhooks in one join: only one process at a time takes it.
+LOCK = f"{LOCK_DISPATCH} SET LOCAL work_mem = '64MB';"
 
 
 def number(connection: Connection, events: Sequence[Event]) -> None:
@@ -40,33 +40,34 @@ def number(connection: Connection, events: Sequence[Event]) -> None:
 
 
 def write_events(connection: Connection, events: Sequence[Event]) -> None:
-    # SQLAlchemy takes no rows for one row without values.
-    if captured := [_numbered(e.row) for e in events if not e.is_new]:
-        connection.execute(_NUMBER, captured)
+    if captured := [e.row for e in events if not e.is_new]:
+        connection.execute(
+            _NUMBER,
+            {
+                "ids": [row["id"] for row in captured],
+                "numbers": [row["sequence"] for row in captured],
+                "at": [row["dispatched_at"] for row in captured],
+                "due": [row.get("due_at") for row in captured],
+                # Not an array of arrays: in PostgreSQL these are all of one length.
+                "changed": [json.dumps(row["changed"]) for row in captured],
+            },
+        )
     if new := [e.row for e in events if e.is_new]:
         connection.execute(sa.insert(_TABLE), new)
 
 
-_NUMBER = (
-    sa.update(_TABLE)
-    .where(_TABLE.c.id == sa.bindparam("event_id"))
-    .values(
-        sequence=sa.bindparam("number"),
-        dispatched_at=sa.bindparam("at"),
-        due_at=sa.bindparam("due"),
-        changed=sa.bindparam("keys"),
-    )
+_NUMBER = sa.text(
+    """
+    UPDATE webhooks_event e
+    SET sequence = o.number, dispatched_at = o.at, due_at = o.due,
+        changed = CASE WHEN o.changed <> 'null'
+            THEN ARRAY(SELECT jsonb_array_elements_text(CAST(o.changed AS jsonb))) END
+    FROM unnest(CAST(:ids AS text[]), CAST(:numbers AS bigint[]), CAST(:at AS timestamptz[]),
+                CAST(:due AS timestamptz[]), CAST(:changed AS text[]))
+        AS o(id, number, at, due, changed)
+    WHERE e.id = o.id
+    """
 )
-
-
-def _numbered(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "event_id": row["id"],
-        "number": row["sequence"],
-        "at": row["dispatched_at"],
-        "due": row.get("due_at"),
-        "keys": row["changed"],
-    }
 
 
 def pair(event: Event, user_id: str, before: bool, after: bool) -> dict[str, Any] | None:

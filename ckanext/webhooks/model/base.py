@@ -21,6 +21,7 @@ Base: Any = tk.BaseModel
 # Of PostgreSQL's advisory locks: any number that no other extension uses,
 # "webhooks" on a telephone's keys.
 DISPATCH_LOCK = 93246657
+LOCK_DISPATCH = f"SELECT pg_advisory_xact_lock({DISPATCH_LOCK});"
 HOW_TO_MIGRATE = "run `ckan db upgrade -p webhooks`"
 # Before a statement: its transaction is not on disk yet when it returns.
 HASTILY = "SET LOCAL synchronous_commit = off;"
@@ -66,13 +67,12 @@ def connected() -> Iterator[Connection]:
 
 
 @contextmanager
-def in_transaction(connection: Connection) -> Iterator[Connection]:
+def in_transaction(connection: Connection, first: str) -> Iterator[Connection]:
     """Make several statements of :func:`connected` one transaction.
 
-    That it is gone when the database breaks down is no harm: what was taken is
-    taken again, and what was sent is sent again.
+    :param first: statements that it begins with, in the same round trip
     """
-    connection.exec_driver_sql(f"BEGIN; {HASTILY}")
+    connection.exec_driver_sql(f"BEGIN; {first}")
     yield connection
     connection.exec_driver_sql("COMMIT")
 
@@ -102,7 +102,7 @@ def _open() -> Connection:
 
 def dispatch_lock(connection: Connection) -> None:
     """Wait until no other dispatcher works, and keep others out until the end."""
-    connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": DISPATCH_LOCK})
+    connection.exec_driver_sql(LOCK_DISPATCH)
 
 
 def try_dispatch_lock(connection: Connection) -> bool:

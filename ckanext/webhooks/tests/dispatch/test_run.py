@@ -254,7 +254,7 @@ def test_what_is_more_than_a_set_is_known_to_wait(public, monkeypatch):
     for _ in range(4):
         factories.Dataset()
     # It looks one further than a set holds.
-    assert [dispatch(), dispatch(), dispatch()] == [1, 0, None]
+    assert [dispatch().left, dispatch().left, dispatch()] == [1, 0, None]
     assert told(public) == ["dataset/create"] * 4
 
 
