@@ -1,0 +1,201 @@
+"""The faults: each is a context, begun when it is entered and over when it is left.
+
+They break what a portal's operator has seen break, from outside: by signals, locks
+and full disks. Only the supervisor starts again what they killed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import psutil
+
+from bench.chaos import endpoint
+from bench.chaos.endpoint import Mode
+from bench.chaos.stand import Stand, await_ready
+
+ODD = Path(__file__).with_name("odd")
+# Seconds by which a clock is off: longer than any tolerance of a receiver's.
+CLOCK_OFF = 3600
+
+
+Breaking = Callable[[Stand, int], AbstractContextManager[None]]
+
+
+def _a_worker(stand: Stand, draw: int) -> str:
+    workers = stand.supervisor.names("worker")
+    return workers[draw % len(workers)]
+
+
+@contextmanager
+def worker_killed(stand: Stand, draw: int) -> Iterator[None]:
+    stand.supervisor.kill(_a_worker(stand, draw))
+    yield
+
+
+@contextmanager
+def workers_killed(stand: Stand, draw: int) -> Iterator[None]:
+    for name in stand.supervisor.names("worker"):
+        stand.supervisor.kill(name)
+    yield
+
+
+@contextmanager
+def worker_frozen(stand: Stand, draw: int) -> Iterator[None]:
+    process = stand.supervisor[_a_worker(stand, draw)]
+    process.freeze()
+    try:
+        yield
+    finally:
+        process.thaw()
+
+
+@contextmanager
+def web_killed(stand: Stand, draw: int) -> Iterator[None]:
+    """Kill the processes that serve, in the midst of a save; gunicorn's master starts others."""
+    patience = time.monotonic() + 5
+    while not stand.tables.someone_writes() and time.monotonic() < patience:
+        time.sleep(0.002)
+    for child in psutil.Process(stand.supervisor["web"].pid).children():
+        child.kill()
+    yield
+
+
+@contextmanager
+def redis_killed(stand: Stand, draw: int) -> Iterator[None]:
+    """It keeps nothing on disk, so what it had is gone."""
+    with stand.supervisor.without("redis"):
+        yield
+
+
+@contextmanager
+def redis_silent(stand: Stand, draw: int) -> Iterator[None]:
+    """Connections are accepted, and nothing is answered."""
+    process = stand.supervisor["redis"]
+    process.freeze()
+    try:
+        yield
+    finally:
+        process.thaw()
+
+
+@contextmanager
+def database_killed(stand: Stand, draw: int) -> Iterator[None]:
+    """SIGQUIT is PostgreSQL's immediate stop: nothing is written, all is to be recovered."""
+    with stand.supervisor.without("postgresql", signal.SIGQUIT):
+        yield
+
+
+@contextmanager
+def database_slow(stand: Stand, draw: int) -> Iterator[None]:
+    """Somebody holds the log and the deliveries locked, as a migration would."""
+    with stand.tables.connected() as cursor:
+        cursor.execute("LOCK TABLE webhooks_event, webhooks_delivery IN ACCESS EXCLUSIVE MODE")
+        yield
+
+
+@contextmanager
+def disk_full(stand: Stand, draw: int) -> Iterator[None]:
+    assert stand.disk is not None
+    ballast = stand.disk / "ballast"
+    with open(ballast, "wb") as file:
+        free = os.statvfs(stand.disk)
+        os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
+    try:
+        yield
+    finally:
+        ballast.unlink()
+
+
+@contextmanager
+def receiver_killed(stand: Stand, draw: int) -> Iterator[None]:
+    with stand.supervisor.without("receiver"):
+        yield
+
+
+@contextmanager
+def _receiver(stand: Stand, mode: Mode) -> Iterator[None]:
+    endpoint.set_mode(stand.port, mode)
+    try:
+        yield
+    finally:
+        endpoint.set_mode(stand.port, Mode.GOOD)
+
+
+def receiver_500(stand: Stand, draw: int) -> AbstractContextManager[None]:
+    return _receiver(stand, Mode.FAILING)
+
+
+def receiver_cut(stand: Stand, draw: int) -> AbstractContextManager[None]:
+    return _receiver(stand, Mode.CUTTING)
+
+
+@contextmanager
+def clock_off(stand: Stand, draw: int) -> Iterator[None]:
+    """One worker alone delivers, whose clock is an hour fast or slow."""
+    off = {"CHAOS_CLOCK_OFF": str(CLOCK_OFF if draw % 2 else -CLOCK_OFF), "PYTHONPATH": str(ODD)}
+    with stand.supervisor.instead_of(
+        stand.supervisor.names("worker"),
+        "odd-clock",
+        stand.worker,
+        stand.site.environment(off),
+    ) as process:
+        await_ready(process)
+        yield
+
+
+@contextmanager
+def two_sweepers(stand: Stand, draw: int) -> Iterator[None]:
+    """Beside the workers a third that knows nothing of Celery does the same."""
+    command = [*stand.worker[:-1], "deliver", "--forever"]
+    with stand.supervisor.instead_of([], "sweeper", command, stand.site.environment()):
+        yield
+
+
+@contextmanager
+def version_before(stand: Stand, draw: int) -> Iterator[None]:
+    """In the midst of an upgrade: a worker of the earlier version beside a new one."""
+    env = {"CHAOS_VERSION_BEFORE": str(stand.before), "PYTHONPATH": str(ODD)}
+    with stand.supervisor.instead_of(
+        [_a_worker(stand, draw)], "before", stand.worker, stand.site.environment(env)
+    ) as process:
+        await_ready(process)
+        yield
+
+
+BREAKING: dict[str, Breaking] = {
+    function.__name__.replace("_", "-"): function
+    for function in (
+        worker_killed,
+        workers_killed,
+        worker_frozen,
+        web_killed,
+        redis_killed,
+        redis_silent,
+        database_killed,
+        database_slow,
+        disk_full,
+        receiver_killed,
+        receiver_500,
+        receiver_cut,
+        clock_off,
+        two_sweepers,
+        version_before,
+    )
+}
+# Of these an answer may be lost that had arrived, or a lease run out.
+LOSE_ANSWERS = frozenset(
+    {
+        "worker-killed",
+        "workers-killed",
+        "worker-frozen",
+        "database-killed",
+        "disk-full",
+        "receiver-killed",
+    }
+)

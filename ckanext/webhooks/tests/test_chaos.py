@@ -1,0 +1,244 @@
+"""What ``bin/chaos`` judges by, and a short run of it: books that are wrong are found."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bench.chaos import faults, ledger, schedule
+from bench.chaos.ledger import Delivery, Disturbance, Event, Mark, Receipt, Subscriber
+from bench.chaos.schedule import FAULTS
+
+ROOT = Path(__file__).parents[3]
+
+SYSADMIN = Subscriber("of-sysadmin", "*", None)
+MEMBER = Subscriber("of-member", "*", ["org"])
+PUBLIC = Subscriber("of-public", "*", [])
+
+
+def dataset(rest="1", private=False, state="active", **resources):
+    return {
+        "state": state,
+        "private": private,
+        "owner_org": "org",
+        "rest": rest,
+        "resources": resources,
+    }
+
+
+def books(subscribers=(PUBLIC,), **changes):
+    """Give books that balance: a dataset was created, told and delivered; then change some."""
+    kept = {
+        "marks": [Mark(1, "d", 10.0, dataset())],
+        "events": [Event("e", 1, "d", "d", None, 9.9)],
+        "deliveries": [Delivery("of-public", "e", "dataset/create", "delivered", None)],
+        "receipts": [Receipt("of-public", "e", 11.0, True, False, "")],
+        "disturbances": [],
+    }
+    return ledger.balance(subscribers=list(subscribers), **{**kept, **changes})
+
+
+def wrongs(balance):
+    return {what: cases for what, cases in balance.wrong.items() if cases}
+
+
+# --- the schedule
+
+
+def test_a_seed_gives_the_same_schedule():
+    assert schedule.draw(1, 300, list(FAULTS)) == schedule.draw(1, 300, list(FAULTS)[::-1])
+    assert schedule.draw(1, 300, list(FAULTS)) != schedule.draw(2, 300, list(FAULTS))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_each_fault_comes_before_any_comes_again(seed):
+    names = [n for moment in schedule.draw(seed, 1800, list(FAULTS)) for n in moment.faults]
+    for count in range(1, len(names)):
+        times = Counter(names[:count])
+        assert max(times.values()) - min(times[name] for name in FAULTS) <= 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_two_faults_at_once_are_of_different_things(seed):
+    moments = schedule.draw(seed, 1800, list(FAULTS))
+    assert any(len(moment.faults) == 2 for moment in moments)
+    for moment in moments:
+        on = [FAULTS[name].on for name in moment.faults]
+        assert len(on) == len(set(on))
+
+
+def test_a_schedule_fills_its_time_and_no_more():
+    moments = schedule.draw(1, 300, list(FAULTS))
+    assert 260 < sum(moment.pause + moment.lasts for moment in moments) <= 300
+    assert len(schedule.draw(1, 1, ["worker-frozen"])) == 1
+
+
+def test_each_fault_of_the_schedule_can_be_done():
+    assert set(FAULTS) == set(faults.BREAKING)
+    assert set(FAULTS) >= faults.LOSE_ANSWERS
+
+
+# --- the books
+
+
+def test_books_that_balance():
+    balance = books()
+    assert balance.balanced, wrongs(balance)
+    assert balance.counts["committed changes"] == 1
+
+
+def test_a_change_that_no_event_tells_is_lost():
+    assert wrongs(books(events=[], deliveries=[], receipts=[])) == {
+        "lost: committed, and no event tells it": ["d"]
+    }
+
+
+def test_what_a_transaction_could_not_capture_may_be_told_by_a_later_one():
+    marks = [Mark(1, "d", 10.0, dataset("1")), Mark(2, "d", 12.0, dataset("2"))]
+    for event in (Event("e", 2, "d", "d", None, 11.9), Event("e", 77, "d", "d", None, 15.0)):
+        balance = books(marks=marks, events=[event])
+        assert balance.balanced, wrongs(balance)
+        assert balance.late
+
+
+def test_nor_is_it_told_by_an_earlier_one():
+    marks = [Mark(1, "d", 10.0, dataset("1")), Mark(2, "d", 12.0, dataset("2"))]
+    assert "lost: committed, and no event tells it" in wrongs(books(marks=marks))
+
+
+def test_what_nobody_sees_needs_no_event():
+    marks = [Mark(1, "d", 10.0, dataset(state="draft"))]
+    assert books(marks=marks, events=[], deliveries=[], receipts=[]).balanced
+
+
+def test_an_event_for_what_was_rolled_back_is_found():
+    """It has an event row, by hand, and no mark."""
+    assert "told, and never committed" in wrongs(books(marks=[]))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sysadmin", "member", "public"),
+    [
+        (None, dataset(), "create", "create", "create"),
+        (None, dataset(private=True), "create", "create", None),
+        (dataset("1"), dataset("2"), "update", "update", "update"),
+        (dataset("1"), dataset("1"), None, None, None),
+        (dataset(private=True), dataset(), "update", "update", "create"),
+        (dataset(), dataset(private=True), "update", "update", "delete"),
+        (dataset(), dataset(state="deleted"), "delete", "delete", "delete"),
+        (dataset(private=True), None, "delete", "delete", None),
+        (dataset(state="deleted"), None, None, None, None),
+        (dataset(state="deleted"), dataset(), "create", "create", "create"),
+    ],
+)
+def test_who_is_to_be_told_what(before, after, sysadmin, member, public):
+    change = ledger.Change("e", before, after)
+    for subscriber, verb in ((SYSADMIN, sysadmin), (MEMBER, member), (PUBLIC, public)):
+        told = list(ledger.expected(change, "d", subscriber))
+        assert told == ([("d", f"dataset/{verb}")] if verb else [])
+
+
+def test_resources_are_told_by_themselves():
+    change = ledger.Change(
+        "e", dataset("1", a="1", b="1", c="1"), dataset("2", b="2", c="1", d="1")
+    )
+    assert set(ledger.expected(change, "x", PUBLIC)) == {
+        ("x", "dataset/update"),
+        ("a", "resource/delete"),
+        ("b", "resource/update"),
+        ("d", "resource/create"),
+    }
+    only = PUBLIC._replace(topics="resource/*")
+    assert ("x", "dataset/update") not in set(ledger.expected(change, "x", only))
+
+
+def test_a_delivery_that_was_never_written_is_found():
+    assert wrongs(books(subscribers=[PUBLIC, MEMBER])) == {
+        "lost: an event, and no delivery to who is to be told": ["e of-member d dataset/create"]
+    }
+
+
+def test_a_delivery_to_who_may_not_see_is_found():
+    assert wrongs(books(marks=[Mark(1, "d", 10.0, dataset(private=True))])) == {
+        "delivered to who is not to be told, or twice in the tables": [
+            "e of-public d dataset/create"
+        ]
+    }
+
+
+def test_a_delivery_that_never_arrived_is_found():
+    for receipts in ([], [Receipt("of-public", "e", 11.0, False, False, "")]):
+        assert wrongs(books(receipts=receipts)) == {
+            "lost: said to be delivered, and never arrived": ["e for of-public"]
+        }
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "balanced"),
+    [
+        ("pending", "503", False),
+        ("failed", None, False),
+        ("failed", "503", True),
+        ("cancelled", "superseded", True),
+    ],
+)
+def test_what_was_not_delivered_needs_a_reason(status, reason, balanced):
+    delivery = Delivery("of-public", "e", "dataset/create", status, reason)
+    assert books(deliveries=[delivery], receipts=[]).balanced is balanced
+
+
+def test_what_arrived_wrong_is_found():
+    assert not books(receipts=[Receipt("of-public", "e", 11.0, True, False, "signature")]).balanced
+
+
+def test_what_arrived_from_nowhere_is_found():
+    of_nothing = Receipt("of-public", "x", 11.0, True, False, "")
+    assert not books(
+        receipts=[Receipt("of-public", "e", 11.0, True, False, ""), of_nothing]
+    ).balanced
+
+
+@pytest.mark.parametrize(
+    ("cut", "disturbance", "explanation"),
+    [
+        (True, None, "the connection was cut after the receiver acted"),
+        (False, Disturbance("worker-killed", 11.5, 11.6), "worker-killed"),
+        (False, Disturbance("worker-frozen", 5.0, 25.0), "worker-frozen"),
+        (False, Disturbance("worker-killed", 20.0, 20.1), ledger.UNEXPLAINED),
+        (False, Disturbance("worker-killed", 2.0, 2.1), ledger.UNEXPLAINED),
+        (False, None, ledger.UNEXPLAINED),
+    ],
+)
+def test_what_arrived_twice_needs_an_explanation(cut, disturbance, explanation):
+    first = Receipt("of-public", "e", 11.0, True, cut, "")
+    second = Receipt("of-public", "e", 26.0, True, False, "")
+    balance = books(receipts=[first, second], disturbances=[disturbance] if disturbance else [])
+    (found,) = balance.duplicates
+    assert found.startswith(explanation)
+    assert balance.balanced is (explanation != ledger.UNEXPLAINED)
+
+
+def test_a_request_that_failed_is_no_duplicate():
+    failed = Receipt("of-public", "e", 10.5, False, False, "")
+    balance = books(receipts=[failed, Receipt("of-public", "e", 11.0, True, False, "")])
+    assert balance.balanced
+    assert not balance.duplicates
+
+
+# --- a run
+
+
+@pytest.mark.acceptance
+def test_nothing_is_lost_where_a_worker_redis_and_connections_break(say):
+    folder = ROOT / ".dev" / "run" / f"chaos-{os.getpid()}"
+    command = [sys.executable, "-W", "ignore", "-m", "bench.chaos", str(folder)]
+    command += ["--seed", "1", "--minutes", "0.4"]
+    command += ["--faults", "worker-killed,redis-killed,receiver-cut"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "the books balance" in ended.stdout
