@@ -20,6 +20,7 @@ from ... import encryption, tasks
 from ...cli import calling, listen
 from ...deliver import signing
 from ..callers import stored
+from ..receiver import Receiver
 
 SECRET = encryption.new_secret()
 BODY = b'{"topic": "ping"}'
@@ -237,6 +238,12 @@ class TestListen:
             said = refused("listen", *words)
         assert "Set in ckan.ini, and start the worker again:" in said
         assert said.splitlines()[-1] == line
+        assert stored() == []
+
+    def test_a_port_that_is_taken_is_named(self, refused):
+        with Receiver() as other:
+            port = other.url.rpartition(":")[2]
+            assert f"Port {port} " in refused("listen", "--port", port)
         assert stored() == []
 
     def test_what_was_not_understood(self, refused):
