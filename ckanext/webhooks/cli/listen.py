@@ -162,8 +162,9 @@ def _receiver(
 
     try:
         server = make_server(_HOST, port, take, threaded=True, request_handler=_Silent)
-    except OSError as error:
-        raise click.ClickException(f"Port {port} of {_HOST} cannot be had: {error}") from None
+    except (OSError, SystemExit):  # newer ones of werkzeug end the program
+        message = f"Port {port} of {_HOST} is taken, or may not be had: name another by --port"
+        raise click.ClickException(message) from None
     thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
     thread.start()
     try:
