@@ -121,14 +121,14 @@ class Supervisor:
     def instead_of(
         self, names: list[str], name: str, command: list[str], env: Mapping[str, str]
     ) -> Iterator[Process]:
-        """Run another process in the place of some, each ended and started in order."""
+        """Run another process in the place of some, each ended as in an upgrade."""
         for one in names:
             self.end(one)
         process = Process(name, command, self.folder, env)
         try:
             yield process
         finally:
-            process.stop(20)
             with self._lock:
                 for one in names:
                     self._start(one)
+            process.stop(20)
