@@ -13,28 +13,36 @@ from celery.contrib.testing.worker import start_worker
 
 from .. import config, queue, tasks
 
-# They need the portal's Redis.
-pytestmark = pytest.mark.database
+pytestmark = pytest.mark.usefixtures("webhooks_db")
 
-QUEUE = "ckan:test-queue:webhooks"
+
+class Queue:
+    """The portal's queue in Redis."""
+
+    def __init__(self) -> None:
+        self._redis = redis.Redis.from_url(config.broker_url())
+        self._name = queue.app.conf.task_default_queue
+
+    def __len__(self) -> int:
+        return int(self._redis.llen(self._name))
+
+    def clear(self) -> None:
+        self._redis.delete(self._name)
 
 
 @pytest.fixture
-def waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[redis.Redis]:
-    """The portal's Redis, and a queue that is this test's alone."""
+def waiting(monkeypatch: pytest.MonkeyPatch, webhooks_db: None) -> Iterator[Queue]:
     monkeypatch.setattr(queue, "_quiet_until", 0.0)
-    monkeypatch.setitem(queue.app.conf, "broker_url", config.broker_url())
-    monkeypatch.setitem(queue.app.conf, "task_default_queue", QUEUE)
-    client = redis.Redis.from_url(config.broker_url())
-    client.delete(QUEUE)
-    yield client
-    client.delete(QUEUE)
+    found = Queue()
+    found.clear()
+    yield found
+    found.clear()
 
 
 def test_a_burst_of_nudges_is_one_task(waiting):
     for _ in range(5000):
         queue.nudge()
-    assert waiting.llen(QUEUE) == 1
+    assert len(waiting) == 1
 
 
 def test_a_worker_takes_each_nudge_once(waiting, monkeypatch):
@@ -45,13 +53,13 @@ def test_a_worker_takes_each_nudge_once(waiting, monkeypatch):
             queue.nudge()
             assert worked.acquire(timeout=5), "Celery knew what to do with it"
         assert not worked.acquire(timeout=0.2)
-    assert waiting.llen(QUEUE) == 0
+    assert len(waiting) == 0
 
 
 def test_what_could_not_be_captured_is_sent_though_a_nudge_waits(waiting):
     queue.nudge()
     queue.report_missed(["a", "b"])
-    assert waiting.llen(QUEUE) == 2
+    assert len(waiting) == 2
 
 
 def test_another_broker_is_nudged_each_time(monkeypatch):
