@@ -128,7 +128,7 @@ def with_payload(stand: Stand, quick: bool) -> Iterator[Point]:
         bare = throughput.measure_bare(stand, shape)
         rate = statistics.median(run.rate for run in runs)
         yield {
-            "bytes": size,
+            "KB": size / 1024,
             **_figures(runs),
             "MB/s": rate * size / 1e6,
             "a bare client's MB/s": bare.rate * size / 1e6,

@@ -10,9 +10,13 @@ import matplotlib
 
 matplotlib.use("Agg")  # no window is opened
 from matplotlib import pyplot
+from matplotlib.ticker import EngFormatter, NullLocator
 
 OURS, OLD, GOAL = "#1f6f8b", "#c9c9c9", "#b3261e"
 LATENCY = "commit to arrival at "  # which a title says already
+# What grows by more than that shows its beginning on a logarithmic scale only.
+STEEP = 30
+ABREAST = 3
 WIDTH = 9.0  # inches
 
 
@@ -58,14 +62,23 @@ def curve(points: Sequence[Mapping[str, float]], path: Path) -> None:
     """Draw how figures grow with the first of them, whose scale is logarithmic."""
     path.parent.mkdir(parents=True, exist_ok=True)
     x, *lines = points[0]
-    figure, all_axes = pyplot.subplots(1, len(lines), figsize=(WIDTH, 3.0), squeeze=False)
-    for axes, line in zip(all_axes[0], lines, strict=True):
-        axes.plot([p[x] for p in points], [p[line] for p in points], color=OURS, marker="o")
+    height = -(-len(lines) // ABREAST)
+    figure = pyplot.figure(figsize=(WIDTH, 2.8 * height))
+    for n, line in enumerate(lines):
+        axes = figure.add_subplot(height, ABREAST, n + 1)
+        values = [point[line] for point in points]
+        axes.plot([point[x] for point in points], values, color=OURS, marker="o")
         axes.set_xscale("log")
+        axes.set_xticks([point[x] for point in points])
+        axes.xaxis.set_major_formatter(EngFormatter(places=0, sep=""))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(x)
         axes.set_title(line, fontsize="medium")
-        # From nothing, or what is flat would look steep.
-        axes.set_ylim(bottom=0)
+        if max(values) > STEEP * min(values):
+            axes.set_yscale("log")
+        else:
+            # From nothing, or what is flat would look steep.
+            axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter("{x:,g}")
         axes.grid(alpha=0.3)
     _save(figure, path)

@@ -267,10 +267,13 @@ class Stand:
         )
 
     def _postgresql(self) -> float:
-        """Of the whole server, if it is on this machine: who else uses it counts, too."""
-        backend = psutil.Process(self._writing.info.backend_pid)
-        server = backend.parent()
-        assert server is not None
+        """Of the whole server: who else uses it counts, too. 0 where it is on another machine."""
+        try:
+            server = psutil.Process(self._writing.info.backend_pid).parent()
+        except psutil.NoSuchProcess:
+            return 0.0
+        if server is None or not server.name().startswith("postgres"):
+            return 0.0
         ended = server.cpu_times()
         return (
             sum(_cpu(process.pid) for process in [server, *server.children()])

@@ -32,7 +32,9 @@ CONCURRENCY = 2
 PATIENCE = 60.0
 
 app = Celery(NAME, broker=os.environ.get("BENCH_BROKER"), set_as_current=False)
-app.conf.update(task_default_queue=NAME, task_ignore_result=True)
+# Names of its own, since others may use the same Redis.
+UNACKED = {f"{key}_key": f"{NAME}-{key}" for key in ("unacked", "unacked_index", "unacked_mutex")}
+app.conf.update(task_default_queue=NAME, task_ignore_result=True, broker_transport_options=UNACKED)
 
 
 @app.task(name="webhooks.notify_hooks")
@@ -102,7 +104,7 @@ class Way2015:
     def purge(self) -> None:
         """Forget the tasks that nobody took, and those that a killed worker had."""
         with redis.Redis.from_url(self._redis_url) as connection:
-            connection.delete(NAME, "unacked", "unacked_index", "unacked_mutex")
+            connection.delete(NAME, f"_kombu.binding.{NAME}", *UNACKED.values())
 
     def save(self, number: int, content: str, rate: float = 0.0) -> dict[str, float]:
         """Tell each subscriber of so many events.
