@@ -23,6 +23,7 @@ from ..topics import PING
 from ..visibility import OwnerLabels, Sending
 from . import message, settle, signing, transport, withheld
 from .attempt import Attempted, Outcome, Request
+from .books import Books
 from .claim import Claimed, claim, told_under
 from .logged import Logged
 from .places import Bounds, Place, Places
@@ -31,8 +32,8 @@ log = logging.getLogger(__name__)
 
 # While nothing ends and nobody wakes the driver, it looks for due rows so often.
 _LOOK_EVERY = 1.0
-# Deliveries of one claim, and attempts of one settlement: some 50 ms of work, for
-# which whatever comes meanwhile waits. What they refer to is in memory at once.
+# Deliveries of one claim: some 50 ms of work, for which whatever comes meanwhile
+# waits. What they refer to is in memory at once.
 _MOST_AT_ONCE = 500
 
 _driving = threading.Lock()
@@ -105,23 +106,22 @@ class _Drive:
         self.site_url = config.site_url()
         self.places = Places(_bounds(self.engine.places))
         self.under_way: dict[int, tuple[Any, str, int, Place, list[str]]] = {}
-        self.unsettled: list[Attempted] = []
+        self.books = Books(self._settle, self.engine.wake)
         # Whether more may be due than was claimed, or has a place now.
         self.more = True
         self.next_look = 0.0
-        self.is_database_away = False
         self.made = 0
 
     def run(self) -> int:
         while True:
             found = self._start()
-            if not found and not self.under_way and not self.unsettled:
+            again = self.books.turn()
+            if not found and not self.under_way and self.books.is_empty:
                 return self.made
-            if self.unsettled:
-                self._collect(0)  # sends what has just been started: it is not behind the books
-                self._settle()
+            if self.more and self._may_claim():
+                self._collect(0)
             else:
-                self._collect(0 if self.more and self._may_claim() else _LOOK_EVERY)
+                self._collect(_LOOK_EVERY if again is None else min(again, _LOOK_EVERY))
 
     def _start(self) -> int:
         """Claim what there is room for, and start it."""
@@ -134,7 +134,7 @@ class _Drive:
             count = min(self.places.room, _MOST_AT_ONCE)
             claimed = claim(count, self.places, self.timeout)
         except SQLAlchemyError:
-            if not self.under_way:
+            if not self.under_way and self.books.is_empty:
                 raise
             return 0  # what is under way is to be settled first, and says the same
         if claimed is None:
@@ -144,7 +144,7 @@ class _Drive:
         return len(claimed.deliveries)
 
     def _may_claim(self) -> bool:
-        return self.places.room > 0 and not self.is_database_away and not self.stopping()
+        return self.places.room > 0 and not self.books.is_behind and not self.stopping()
 
     def _has_reason(self) -> bool:
         """That something ended is none, unless something waited for its place."""
@@ -162,26 +162,11 @@ class _Drive:
             self.more = self.places.give_back(place) or self.more
             self.places.note(delivery.webhook_id, outcome.duration)
             kept = withheld.withhold(outcome, confidential)
-            self.unsettled.append(Attempted(delivery, until, sent_at, kept))
+            self.books.add(Attempted(delivery, until, sent_at, kept))
             self.made += 1
 
-    def _settle(self) -> None:
-        some, rest = self.unsettled[:_MOST_AT_ONCE], self.unsettled[_MOST_AT_ONCE:]
-        try:
-            settle.settle(some, self.schedule, self.disable_after)
-        except SQLAlchemyError:
-            # Keep what was learnt, and claim nothing.
-            self.is_database_away = True
-            log.exception(
-                "webhooks [%s]: %d attempts cannot be written down yet; trying again."
-                " Is PostgreSQL reachable from the worker?",
-                uuid.uuid4(),
-                len(self.unsettled),
-            )
-            threading.Event().wait(_LOOK_EVERY)
-        else:
-            self.is_database_away = False
-            self.unsettled = rest
+    def _settle(self, attempted: Sequence[Attempted]) -> None:
+        settle.settle(attempted, self.schedule, self.disable_after)
 
     def _prepare(self, claimed: Claimed) -> None:
         """Decide what of each delivery may still be sent, and start that."""
@@ -230,7 +215,7 @@ class _Drive:
             request = self._request(delivery, body, custom, sent_at)
         except Exception as error:
             outcome = Outcome(error=_log_failure(delivery, error))
-            self.unsettled.append(Attempted(delivery, until, sent_at, outcome))
+            self.books.add(Attempted(delivery, until, sent_at, outcome))
             return
         place = self.places.take(delivery, time.monotonic())
         confidential = withheld.confidential(custom)

@@ -7,7 +7,6 @@ others do, these are served at once.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +30,8 @@ MOST_BYTES = 48 * 1024 * 1024
 
 # What is bounded, and for whom: ("webhook", id), ("all", "").
 Key = tuple[str, str]
+_ALL = ("all", "")
+_UNPROVEN = ("unproven", "")
 
 
 class Place(NamedTuple):
@@ -87,14 +88,14 @@ class Places:
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
         self._bound = bounds.by_kind
-        self._taken: Counter[Key] = Counter()
+        self._taken: dict[Key, int] = {}
         self._full_since: dict[Key, float] = {}
         self._slow: dict[str, None] = {}
         self._bytes = 0
 
     @property
     def taken(self) -> int:
-        return self._taken[("all", "")]
+        return self._taken.get(_ALL, 0)
 
     @property
     def room(self) -> int:
@@ -106,21 +107,29 @@ class Places:
         :param now: seconds of any clock that only goes forward
         """
         place = Place(self._keys(row), row.size)
+        self._occupy(place, now)
+        return place
+
+    def _occupy(self, place: Place, now: float) -> None:
         self._bytes += place.size
         for key in place.keys:
-            self._taken[key] += 1
-            if self._taken[key] >= self._bound[key[0]]:
+            taken = self._taken.get(key, 0) + 1
+            self._taken[key] = taken
+            if taken >= self._bound[key[0]]:
                 self._full_since.setdefault(key, now)
-        return place
 
     def give_back(self, place: Place) -> bool:
         """Give a place back; true where somebody may have waited for it."""
         was_full = self._bytes >= self.bounds.bytes
         self._bytes -= place.size
         for key in place.keys:
-            was_full = self._full_since.pop(key, None) is not None or was_full
-            self._taken[key] -= 1
-            if not self._taken[key]:
+            if key in self._full_since:
+                del self._full_since[key]
+                was_full = True
+            taken = self._taken[key] - 1
+            if taken:
+                self._taken[key] = taken
+            else:
                 del self._taken[key]
         return was_full
 
@@ -148,9 +157,10 @@ class Places:
         for row in rows:
             if len(chosen.take) == count or not self._fits(row.size):
                 break
-            full = self._full(row)
+            place = Place(self._keys(row), row.size)
+            full = [k for k in place.keys if self._taken.get(k, 0) >= self._bound[k[0]]]
             if row.topic == PING or row.state != "active" or not (row.is_gated or full):
-                self.take(row, now)
+                self._occupy(place, now)
                 chosen.take.append(row)
             elif row.is_gated or any(self._is_in_the_way(key, now) for key in full):
                 chosen.hold.append(row)
@@ -171,7 +181,7 @@ class Places:
 
     def quota(self, row: Any, count: int) -> int:
         """Give how many of one webhook's deliveries may be taken, of ``count``."""
-        free = min(self._bound[key[0]] - self._taken[key] for key in self._keys(row))
+        free = min(self._bound[key[0]] - self._taken.get(key, 0) for key in self._keys(row))
         return max(0, min(count, free))
 
     def full(self, kind: str) -> list[str]:
@@ -184,17 +194,14 @@ class Places:
 
     def _keys(self, row: Any) -> tuple[Key, ...]:
         keys = (
-            ("all", ""),
+            _ALL,
             ("webhook", row.webhook_id),
             ("host", row.host or ""),
             ("owner", row.user_id or ""),
         )
         if row.is_proven and row.webhook_id not in self._slow:
             return keys
-        return (*keys, ("unproven", ""))
-
-    def _full(self, row: Any) -> list[Key]:
-        return [k for k in self._keys(row) if self._taken[k] >= self._bound[k[0]]]
+        return (*keys, _UNPROVEN)
 
     def _is_in_the_way(self, key: Key, now: float) -> bool:
         # What is behind others of its own webhook waits for these in any case.
@@ -204,7 +211,7 @@ class Places:
 
     def copy(self) -> Places:
         copied = Places(self.bounds)
-        copied._taken = Counter(self._taken)
+        copied._taken = dict(self._taken)
         copied._full_since = dict(self._full_since)
         copied._slow = self._slow
         copied._bytes = self._bytes

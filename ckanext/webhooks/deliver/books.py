@@ -1,0 +1,92 @@
+"""What came of attempts is written down beside the driver, which goes on sending meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from .attempt import Attempted
+
+log = logging.getLogger(__name__)
+
+# Attempts of one set: some 10 ms of PostgreSQL's time.
+MOST_AT_ONCE = 500
+# With so many that are not written down yet, nothing more is claimed.
+_BEHIND = 4 * MOST_AT_ONCE
+# While the database is away, it is tried again so often (seconds).
+_TRY_EVERY = 1.0
+
+_thread = ThreadPoolExecutor(1, thread_name_prefix="webhooks-books")
+
+
+class Books:
+    """Attempts that are yet to be written down, the oldest first.
+
+    :param write: writes a set
+    :param written: called in another thread when one was, or could not be
+    """
+
+    def __init__(
+        self, write: Callable[[Sequence[Attempted]], None], written: Callable[[], None]
+    ) -> None:
+        self._write = write
+        self._written = written
+        self._open: list[Attempted] = []
+        self._writing: Future[None] | None = None
+        self._count = 0  # of those that are being written
+        self._try_at = 0.0
+        self.is_database_away = False
+
+    def add(self, attempted: Attempted) -> None:
+        self._open.append(attempted)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._open and self._writing is None
+
+    @property
+    def is_behind(self) -> bool:
+        return self.is_database_away or len(self._open) >= _BEHIND
+
+    def turn(self) -> float | None:
+        """Take what came of one set, and begin the next.
+
+        :returns: in how many seconds to call again; None where there is nothing to
+            do before more is added or a set was written
+        """
+        if self._writing is not None:
+            if not self._writing.done():
+                return None
+            self._take(self._writing)
+        if not self._open:
+            return None
+        if (wait := self._try_at - time.monotonic()) > 0:
+            return wait
+        some = self._open[:MOST_AT_ONCE]
+        self._count = len(some)
+        self._writing = _thread.submit(self._write, some)
+        self._writing.add_done_callback(lambda _: self._written())
+        return None
+
+    def _take(self, written: Future[None]) -> None:
+        self._writing = None
+        try:
+            written.result()
+        except SQLAlchemyError:
+            # What was learnt is kept.
+            self.is_database_away = True
+            self._try_at = time.monotonic() + _TRY_EVERY
+            log.exception(
+                "webhooks [%s]: %d attempts cannot be written down yet; trying again."
+                " Is PostgreSQL reachable from the worker?",
+                uuid.uuid4(),
+                len(self._open),
+            )
+        else:
+            self.is_database_away = False
+            del self._open[: self._count]
