@@ -103,8 +103,9 @@ class Way2015:
 
     def purge(self) -> None:
         """Forget the tasks that nobody took, and those that a killed worker had."""
+        bindings = [f"_kombu.{kind}.{NAME}" for kind in ("binding", "binding_permanent")]
         with redis.Redis.from_url(self._redis_url) as connection:
-            connection.delete(NAME, f"_kombu.binding.{NAME}", *UNACKED.values())
+            connection.delete(NAME, *bindings, *UNACKED.values())
 
     def save(self, number: int, content: str, rate: float = 0.0) -> dict[str, float]:
         """Tell each subscriber of so many events.
