@@ -79,7 +79,7 @@ def _take(connection: Connection, places: Places, count: int, seconds: float) ->
     gates = connection.execute(
         _GATES,
         {
-            "webhooks": places.full("webhook"),
+            "webhooks": places.full("webhook", "quick"),
             "hosts": places.full("host"),
             "owners": places.full("owner"),
             "quick_only": quick_only,

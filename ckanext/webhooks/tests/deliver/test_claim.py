@@ -53,7 +53,7 @@ def full_of(hook: str) -> Places:
     """Give places of which this webhook has all that it may have."""
     places = Places(BOUNDS)
     row = execute(
-        "SELECT id AS webhook_id, host, user_id, true AS is_proven, 0 AS size"
+        "SELECT id AS webhook_id, host, user_id, false AS is_proven, 0 AS size"
         " FROM webhooks WHERE id = :id",
         id=hook,
     )[0]

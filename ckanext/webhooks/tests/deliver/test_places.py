@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ...deliver.places import KEPT_FOR_QUICK, PATIENCE, SLOW, Bounds, Places
+from ...deliver.places import KEPT_FOR_QUICK, MORE_FOR_QUICK, PATIENCE, SLOW, Bounds, Places
 
 BOUNDS = Bounds(all=8, webhook=2, host=3, owner=4)
 
@@ -40,10 +40,20 @@ def different(count, **same):
 
 
 def test_a_webhook_takes_its_bound_and_the_rest_of_its_line_is_held_back():
-    line = [row() for _ in range(5)]
+    line = [row(proven=False) for _ in range(5)]
     chosen = Places(BOUNDS).choose(line, 8, now=0)
     assert chosen.take == line[:2]
     assert chosen.hold == line[2:]
+
+
+def test_an_endpoint_that_was_quick_the_last_time_may_have_more():
+    bounds = Bounds(all=50, webhook=2, host=50, owner=50)
+    line = [row() for _ in range(2 * MORE_FOR_QUICK + 1)]
+    places = Places(bounds)
+    assert places.choose(line, 50, now=0).hold == line[-1:]
+    assert places.full("quick") == ["w"]
+    places.note("w", SLOW + 1)
+    assert places.choose([row(), row(), row()], 50, now=0).take == [row(), row()]
 
 
 @pytest.mark.parametrize(("same", "bound"), [({"host": "h"}, 3), ({"user": "u"}, 4)])
@@ -122,7 +132,8 @@ def test_a_copy_takes_nothing_from_the_original():
 
 def test_a_quota_is_the_least_that_is_free():
     places = Places(BOUNDS)
-    assert places.quota(row(), 8) == 2
+    assert places.quota(row(), 8) == 3
+    assert places.quota(row(proven=False), 8) == 2
     places.take(row("other"), 0)
     places.take(row("another"), 0)
     assert places.quota(row(), 8) == 1
