@@ -13,7 +13,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -22,7 +21,7 @@ from ..model import connected
 from ..model.base import IN_ORDER_OF_INDEX
 from ..visibility import OwnerLabels, owner_labels
 from . import held
-from .lease import BESIDE, COLUMNS, lease
+from .lease import BESIDE, COLUMNS, Due, lease
 from .logged import Logged, logged
 from .places import Places
 
@@ -38,7 +37,6 @@ _WINDOW = 1000
 class Claimed:
     """A set of deliveries under lease, and the events that they refer to.
 
-    :param deliveries: rows with the columns of ``lease.COLUMNS``
     :param until: by delivery id, when its lease ends, as PostgreSQL writes it
     :param events: by id
     :param epoch: PostgreSQL's time of the claim, seconds since 1970
@@ -46,7 +44,7 @@ class Claimed:
     :param more: whether to look again at once
     """
 
-    deliveries: list[Any]
+    deliveries: list[Due]
     until: dict[int, str]
     events: dict[str, Logged]
     epoch: float
@@ -80,7 +78,8 @@ def _look(connection: Connection, count: int, places: Places, seconds: float) ->
     monotonic = time.monotonic()
     for window in (count, _WINDOW):
         trial = places.copy()
-        line = connection.execute(_LINE, {"window": window}).all()
+        rows = connection.execute(_LINE, {"window": window}).all()
+        line = [Due._make(row[:-1]) for row in rows]
         chosen = trial.choose(line, count, monotonic)
         if len(chosen.take) == len(line) or len(line) < window:
             break
@@ -91,7 +90,7 @@ def _look(connection: Connection, count: int, places: Places, seconds: float) ->
     # What was in the way is not any more.
     more = bool(chosen.hold) and len(line) == window
     left = count - len(deliveries)
-    if left and (not line or line[0].some_wait or chosen.hold):
+    if left and (not rows or rows[0].some_wait or chosen.hold):
         others, leased = held.take(connection, trial, left, seconds)
         deliveries, until = deliveries + others, {**until, **leased.until}
         epoch = epoch or leased.epoch
@@ -108,10 +107,7 @@ def _look(connection: Connection, count: int, places: Places, seconds: float) ->
 # What is held back is looked for only where some of it may go.
 _LINE = sa.text(
     f"""{IN_ORDER_OF_INDEX}
-    SELECT {COLUMNS},
-           coalesce(w.next_at IS NOT NULL OR w.circuit <> 'closed' OR w.max_rate IS NOT NULL
-                    OR w.newest_only, false) AS is_gated,
-           EXISTS (SELECT FROM webhooks
+    SELECT {COLUMNS}, EXISTS (SELECT FROM webhooks
                    WHERE next_at <= statement_timestamp() AND state = 'active') AS some_wait
     FROM (SELECT * FROM webhooks_delivery
           WHERE status = 'pending' AND due_at <= statement_timestamp()

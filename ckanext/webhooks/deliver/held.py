@@ -16,9 +16,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from ..model import Circuit, in_transaction, try_dispatch_lock
-from ..model.base import HASTILY
+from ..model.base import HASTILY, array
 from .coalesce import coalesce
-from .lease import Leased, lease, rows_of
+from .lease import Due, Leased, lease, rows_of
 from .places import Places
 
 # Webhooks that get some of what is held back, in one claim.
@@ -27,7 +27,7 @@ _MOST_GATES = 200
 _LOOK_AHEAD = 5000
 
 
-def hold(connection: Connection, rows: Sequence[Any]) -> None:
+def hold(connection: Connection, rows: Sequence[Due]) -> None:
     """Hold rows back until their webhooks take more."""
     if not rows:
         return
@@ -36,7 +36,8 @@ def hold(connection: Connection, rows: Sequence[Any]) -> None:
         gated = set(
             connection.execute(_GATE, {"ids": list({row.webhook_id for row in rows})}).scalars()
         )
-        connection.execute(_HOLD, {"ids": [row.id for row in rows if row.webhook_id in gated]})
+        ids = array(row.id for row in rows if row.webhook_id in gated)
+        connection.execute(_HOLD, {"ids": ids})
 
 
 _GATE = sa.text(
@@ -63,7 +64,7 @@ _HOLD = sa.text(
 
 def take(
     connection: Connection, places: Places, count: int, seconds: float
-) -> tuple[list[Any], Leased]:
+) -> tuple[list[Due], Leased]:
     """Lease some of what is held back, as much as each webhook takes now.
 
     :param places: where it takes its places

@@ -2,18 +2,55 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from ..model.base import HASTILY
+from ..model.base import HASTILY, array
 
-# What is needed to send a delivery, and to say whether it has a place. In a condition
-# the time is statement_timestamp(): an index is not asked for what is another at each
-# row, as clock_timestamp() is.
+
+class Due(NamedTuple):
+    """A delivery with its webhook: what is needed to send it, and to say whether it has a place.
+
+    :ivar url: the webhook's address now
+    :ivar state: of the webhook; None, as all that is the webhook's, where that is gone
+    :ivar previous_secret: as long as it signs, too
+    :ivar is_proven: the last attempt at the webhook succeeded
+    :ivar is_well: there is nothing to be noted of the webhook if this one succeeds
+    :ivar size: bytes of the content
+    :ivar is_gated: the webhook takes what it gets by a clock of its own
+    """
+
+    id: int
+    webhook_id: str
+    event_id: str
+    topic: str
+    sequence: int
+    address: str
+    format: str
+    tries: int
+    created_at: datetime.datetime
+    coalesced: int | None
+    user_id: str
+    host: str | None
+    url: str
+    state: str | None
+    challenge: str | None
+    headers: str | None
+    secret: str
+    previous_secret: str | None
+    is_proven: bool
+    is_well: bool
+    size: int
+    is_gated: bool
+
+
+# In a condition the time is statement_timestamp(): an index is not asked for what is
+# another at each row, as clock_timestamp() is.
 COLUMNS = """
     d.id, d.webhook_id, d.event_id, d.topic, d.sequence, d.address, d.format, d.tries,
     d.created_at, d.coalesced,
@@ -25,7 +62,9 @@ COLUMNS = """
              AND w.failing_since IS NULL
              AND w.last_success_at > statement_timestamp() - interval '10 seconds', false)
         AS is_well,
-    coalesce(octet_length(coalesce(e.content, source.content)), 0) AS size
+    coalesce(octet_length(coalesce(e.content, source.content)), 0) AS size,
+    coalesce(w.next_at IS NOT NULL OR w.circuit <> 'closed' OR w.max_rate IS NOT NULL
+             OR w.newest_only, false) AS is_gated
 """
 # Beside a delivery: its webhook, which may be gone, and where the content of its event is.
 BESIDE = """
@@ -51,7 +90,7 @@ def lease(connection: Connection, ids: Sequence[int], seconds: float) -> Leased:
     """Take those that are still due or held back, and that nobody else is taking."""
     if not ids:
         return Leased()
-    rows = connection.execute(_LEASE, {"ids": ids, "lease": seconds}).all()
+    rows = connection.execute(_LEASE, {"ids": array(ids), "lease": seconds}).all()
     return Leased({row.id: row.until for row in rows}, float(rows[0].epoch) if rows else 0.0)
 
 
@@ -72,9 +111,9 @@ _LEASE = sa.text(
 )
 
 
-def rows_of(connection: Connection, ids: Sequence[int]) -> list[Any]:
+def rows_of(connection: Connection, ids: Sequence[int]) -> list[Due]:
     """Read deliveries by their ids."""
-    return list(connection.execute(_ROWS, {"ids": ids}).all())
+    return [Due._make(row) for row in connection.execute(_ROWS, {"ids": array(ids)})]
 
 
 _ROWS = sa.text(

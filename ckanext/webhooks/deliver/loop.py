@@ -25,6 +25,7 @@ from . import message, settle, signing, transport, withheld
 from .attempt import Attempted, Outcome, Request
 from .books import Books
 from .claim import Claimed, claim, told_under
+from .lease import Due
 from .logged import Logged
 from .places import Bounds, Place, Places
 
@@ -35,6 +36,9 @@ _LOOK_EVERY = 1.0
 # Deliveries of one claim: some 50 ms of work, for which whatever comes meanwhile
 # waits. What they refer to is in memory at once.
 _MOST_AT_ONCE = 500
+# After so many starts, what has been started is sent and what has ended is taken: a
+# handle that is used again at once is still in the processor's cache.
+_STARTED_TOGETHER = 50
 
 _driving = threading.Lock()
 _wanted = threading.Event()
@@ -105,7 +109,7 @@ class _Drive:
         self.keys = tuple(config.secret_keys())
         self.site_url = config.site_url()
         self.places = Places(_bounds(self.engine.places))
-        self.under_way: dict[int, tuple[Any, str, int, Place, list[str]]] = {}
+        self.under_way: dict[int, tuple[Due, str, int, Place, list[str]]] = {}
         self.books = Books(self._settle, self.engine.wake)
         # Whether more may be due than was claimed, or has a place now.
         self.more = True
@@ -174,8 +178,10 @@ class _Drive:
         entities: dict[tuple[str, bool], str] = {}
         decided: dict[tuple[str, str, str], Sending] = {}
         cancelled: dict[int, str] = {}
-        unsure: list[Any] = []
-        for delivery in claimed.deliveries:
+        unsure: list[Due] = []
+        for number, delivery in enumerate(claimed.deliveries, 1):
+            if number % _STARTED_TOGETHER == 0:
+                self._collect(0)
             event = claimed.events.get(delivery.event_id)
             reason = _refusal(delivery, event, standing)
             if reason is not None:
@@ -200,7 +206,7 @@ class _Drive:
         )
 
     def _send(
-        self, claimed: Claimed, delivery: Any, what: Sending, entities: dict[tuple[str, bool], str]
+        self, claimed: Claimed, delivery: Due, what: Sending, entities: dict[tuple[str, bool], str]
     ) -> None:
         """Write, sign and start one; one that cannot be written stops no other."""
         sent_at = int(claimed.now())
@@ -222,7 +228,7 @@ class _Drive:
         self.under_way[delivery.id] = (delivery, until, sent_at, place, confidential)
         self.engine.start(delivery.id, request)
 
-    def _ping(self, delivery: Any) -> bytes:
+    def _ping(self, delivery: Due) -> bytes:
         return message.ping(
             delivery.event_id,
             delivery.created_at,
@@ -235,7 +241,7 @@ class _Drive:
         )
 
     def _body(
-        self, delivery: Any, event: Any, what: Sending, entities: dict[tuple[str, bool], str]
+        self, delivery: Due, event: Any, what: Sending, entities: dict[tuple[str, bool], str]
     ) -> bytes:
         """Write a body.
 
@@ -250,7 +256,7 @@ class _Drive:
         )
         return message.compose(facts, delivery.format)
 
-    def _request(self, delivery: Any, body: bytes, custom: dict[str, str], sent_at: int) -> Request:
+    def _request(self, delivery: Due, body: bytes, custom: dict[str, str], sent_at: int) -> Request:
         tokens = [delivery.secret]
         if delivery.previous_secret:
             tokens.append(delivery.previous_secret)
@@ -259,14 +265,14 @@ class _Drive:
         headers.update(signing.headers(delivery.event_id, sent_at, body, secrets))
         return Request(delivery.url, headers, body, self.timeout)
 
-    def _custom_headers(self, delivery: Any) -> dict[str, str]:
+    def _custom_headers(self, delivery: Due) -> dict[str, str]:
         if not delivery.headers:
             return {}
         found: dict[str, str] = json.loads(encryption.decrypt_again(delivery.headers, self.keys))
         return found
 
 
-def _refusal(delivery: Any, event: Logged | None, standing: Mapping[str, Any]) -> str | None:
+def _refusal(delivery: Due, event: Logged | None, standing: Mapping[str, Any]) -> str | None:
     """Say why a delivery is not to be sent at all, or None."""
     is_ping = delivery.topic == PING
     # A ping is sent whatever the state: a person asked for it.
@@ -279,7 +285,7 @@ def _refusal(delivery: Any, event: Logged | None, standing: Mapping[str, Any]) -
     return None
 
 
-def _said_otherwise(claimed: Claimed, deliveries: Sequence[Any]) -> list[int]:
+def _said_otherwise(claimed: Claimed, deliveries: Sequence[Due]) -> list[int]:
     """Name those of which what the owner is told, or is being told, says it already."""
     if not deliveries:
         return []
@@ -292,7 +298,7 @@ def _said_otherwise(claimed: Claimed, deliveries: Sequence[Any]) -> list[int]:
     ]
 
 
-def _log_failure(delivery: Any, error: Exception) -> str:
+def _log_failure(delivery: Due, error: Exception) -> str:
     """Log what no endpoint is to blame for, and say it in words for the attempt."""
     log.exception(
         "webhooks [%s]: delivery %s could not be sent and is tried again later",
@@ -302,5 +308,5 @@ def _log_failure(delivery: Any, error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _sending(delivery: Any, event: Logged, labels: OwnerLabels) -> Sending:
+def _sending(delivery: Due, event: Logged, labels: OwnerLabels) -> Sending:
     return event.sending(delivery.topic.split("/")[1], labels)

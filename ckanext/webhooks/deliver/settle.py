@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from ..model import Circuit, Status, WebhookState, connected, in_transaction
-from ..model.base import HASTILY
+from ..model.base import HASTILY, array
 from ..topics import PING
 from .attempt import Attempted
 from .health import Health, after
@@ -199,10 +199,10 @@ _COLUMNS = (
 )
 
 
-def _columns(rows: Sequence[tuple[Any, ...]]) -> dict[str, list[Any]]:
+def _columns(rows: Sequence[tuple[Any, ...]]) -> dict[str, str]:
     """Turn rows round. Where nothing is known nothing is sent: unnest fills up with NULLs."""
     return {
-        name: list(values) if any(v is not None for v in values) else []
+        name: array(values) if any(v is not None for v in values) else "{}"
         for name, values in zip(_COLUMNS, zip(*rows, strict=True), strict=True)
     }
 
