@@ -26,6 +26,10 @@ TICK = 1.0
 # failed sends none for a while, and a portal that is being written to should
 # not notice. Ten looks a second are a fiftieth of a processor.
 BUSY_TICK = 0.1
+# Rounds of dispatch begin so far apart (seconds), so that what is committed in a burst
+# is some sets rather than many: a set of one costs as much as one of ten. A change that
+# comes alone does not wait.
+ROUND = 0.005
 # What only time makes necessary is looked at so often (seconds).
 SWEEP_EVERY = 60.0
 # A mail under way gets so long (seconds) when the worker ends.
@@ -41,6 +45,7 @@ stopping = threading.Event()
 # Nudges that come together are one: a burst of saves is not as many rounds.
 _dispatching = threading.Lock()
 _nudged = threading.Event()
+_next_round = 0.0
 # Ids of datasets that could not be captured.
 _missed: set[str] = set()
 
@@ -83,6 +88,7 @@ def _dispatch_all() -> int:
 
     :returns: how many sets there were
     """
+    global _next_round
     sets = 0
     _nudged.set()
     while _nudged.is_set() and _dispatching.acquire(blocking=False):
@@ -90,6 +96,8 @@ def _dispatch_all() -> int:
             _nudged.clear()
             more = True
             while more and not stopping.is_set():
+                time.sleep(max(0.0, _next_round - time.monotonic()))
+                _next_round = time.monotonic() + ROUND
                 done = dispatch()
                 sets += done is not None
                 is_moving = done is None or done.is_moving

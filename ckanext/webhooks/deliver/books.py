@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 
 # Attempts of one set: some 10 ms of PostgreSQL's time.
 MOST_AT_ONCE = 500
+# What ends within so long (seconds) is one set: nobody waits for it, and a set of one
+# costs PostgreSQL and this process nearly as much as one of ten.
+GATHER = 0.02
 # With so many that are not written down yet, nothing more is claimed.
 _BEHIND = 4 * MOST_AT_ONCE
 # While the database is away, it is tried again so often (seconds).
@@ -43,6 +46,8 @@ class Books:
         self.is_database_away = False
 
     def add(self, attempted: Attempted) -> None:
+        if not self._open:
+            self._try_at = max(self._try_at, time.monotonic() + GATHER)
         self._open.append(attempted)
 
     @property
@@ -65,7 +70,8 @@ class Books:
             self._take(self._writing)
         if not self._open:
             return None
-        if (wait := self._try_at - time.monotonic()) > 0:
+        is_full = len(self._open) >= MOST_AT_ONCE and not self.is_database_away
+        if not is_full and (wait := self._try_at - time.monotonic()) > 0:
             return wait
         some = self._open[:MOST_AT_ONCE]
         self._count = len(some)
@@ -90,3 +96,4 @@ class Books:
         else:
             self.is_database_away = False
             del self._open[: self._count]
+            self._try_at = time.monotonic() + GATHER

@@ -32,6 +32,11 @@ class Writing:
         self.written.append(list(some))
 
 
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch):
+    monkeypatch.setattr(keeping, "GATHER", 0.0)
+
+
 @pytest.fixture
 def writing():
     return Writing()
@@ -111,3 +116,14 @@ def test_with_much_that_is_not_written_nothing_more_is_claimed(books, writing, m
     writing.may_go_on.set()
     finish(books)
     assert not books.is_behind
+
+
+def test_what_ends_soon_after_another_is_written_with_it(books, writing, monkeypatch):
+    monkeypatch.setattr(keeping, "GATHER", 0.05)
+    add(books, "a")
+    wait = books.turn()
+    assert wait is not None
+    assert 0 < wait <= 0.05
+    add(books, "b")
+    finish(books)
+    assert names(writing) == [["a", "b"]]
