@@ -109,5 +109,8 @@ def _stop_ticking(**_: Any) -> None:
 
 @signals.worker_shutdown.connect
 def _finish(**_: Any) -> None:
+    # Celery gives up without the other signal where its broker goes in the midst of
+    # a task. Half a worker would tick on, and nobody would start it again.
+    tasks.stopping.set()
     for thread in _ticking:
         thread.join()
