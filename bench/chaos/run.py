@@ -121,6 +121,7 @@ def _come_to_rest(stand: Stand) -> float | None:
     """
     for name in stand.supervisor.names("worker"):
         stand.supervisor.kill(name)
+    for name in stand.supervisor.names("worker"):
         await_ready(stand.supervisor[name])
     began = time.monotonic()
     quiet = 0

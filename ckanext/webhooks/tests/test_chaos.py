@@ -237,7 +237,7 @@ def test_a_request_that_failed_is_no_duplicate():
 def test_nothing_is_lost_where_a_worker_redis_and_connections_break(say):
     folder = ROOT / ".dev" / "run" / f"chaos-{os.getpid()}"
     command = [sys.executable, "-W", "ignore", "-m", "bench.chaos", str(folder)]
-    command += ["--seed", "1", "--minutes", "0.4"]
+    command += ["--seed", "1", "--minutes", "0.3"]
     command += ["--faults", "worker-killed,redis-killed,receiver-cut"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
