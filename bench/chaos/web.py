@@ -97,11 +97,13 @@ def _bug(stand: Stand) -> Iterator[None]:
 
 @contextmanager
 def _no_table(stand: Stand) -> Iterator[None]:
-    _execute(stand, "ALTER TABLE webhooks_event RENAME TO webhooks_event_away")
-    try:
-        yield
-    finally:
-        _execute(stand, "ALTER TABLE webhooks_event_away RENAME TO webhooks_event")
+    """Before the migration of an upgrade: a worker does not start without its tables."""
+    with _no_worker(stand):
+        _execute(stand, "ALTER TABLE webhooks_event RENAME TO webhooks_event_away")
+        try:
+            yield
+        finally:
+            _execute(stand, "ALTER TABLE webhooks_event_away RENAME TO webhooks_event")
 
 
 @contextmanager
