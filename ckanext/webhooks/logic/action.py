@@ -21,6 +21,7 @@ from . import bounds, find, schema, verification
 from .again import webhook_redeliver, webhook_replay
 from .deliveries import webhook_delivery_list, webhook_delivery_show, webhook_ping
 from .feed import webhook_event_list
+from .history import webhook_history, webhook_load
 from .stats import webhook_stats
 
 # Receivers have a day to take up a new secret; the old one signs until then.
@@ -47,6 +48,8 @@ def actions() -> dict[str, Callable[..., Any]]:
         webhook_topic_list,
         webhook_event_list,
         webhook_stats,
+        webhook_history,
+        webhook_load,
     )
     return {function.__name__: _saying_what_is_missing(function) for function in functions}
 
@@ -148,6 +151,10 @@ def webhook_list(context: Any, data_dict: dict[str, Any]) -> list[dict[str, Any]
     :type state: string
     :param topic: only those that are told of this topic (optional)
     :type topic: string
+    :param host: only those that call this host, as their addresses name it (optional)
+    :type host: string
+    :param failing: only active ones that fail, or that do not (optional)
+    :type failing: bool
     :param limit: at most so many (default 100, at most 1000)
     :type limit: int
     :param offset: skip so many (default 0)
@@ -166,6 +173,11 @@ def webhook_list(context: Any, data_dict: dict[str, Any]) -> list[dict[str, Any]
         query = query.filter(Webhook.state == data["state"])
     if "topic" in data:
         query = query.filter(Webhook.topics.overlap(list(topics.matching(data["topic"]))))
+    if "host" in data:
+        query = query.filter(Webhook.host == data["host"].lower())
+    if "failing" in data:
+        fails = sa.and_(Webhook.state == "active", Webhook.failing_since.isnot(None))
+        query = query.filter(fails if data["failing"] else sa.not_(fails))
     page = query.order_by(Webhook.created_at.desc(), Webhook.id)
     page = page.limit(data["limit"]).offset(data["offset"])
     return [_dictize(webhook) for webhook in page]

@@ -17,6 +17,8 @@ MAX_LIMIT = 1000
 # PostgreSQL's largest.
 MAX_OFFSET = 2**63 - 1
 MAX_DESCRIPTION = 1000
+# What a page draws.
+MAX_IDS, MAX_DAYS, MAX_STEPS = 100, 31, 96
 # A year: longer than anything is kept where nothing else is said.
 MAX_HOURS = 366 * 24
 
@@ -103,17 +105,21 @@ def webhook_verify(not_empty: Any, webhooks_text: Any) -> dict[str, Any]:
 @validator_args
 def webhook_list(
     ignore_empty: Any,
+    ignore_missing: Any,
     one_of: Any,
     default: Any,
     natural_number_validator: Any,
     webhooks_text: Any,
     webhooks_topic: Any,
     webhooks_at_most: Any,
+    webhooks_flag: Any,
 ) -> dict[str, Any]:
     return {
         "user": [ignore_empty, webhooks_text],
         "state": [ignore_empty, one_of([s.value for s in WebhookState])],
         "topic": [ignore_empty, webhooks_topic],
+        "host": [ignore_empty, webhooks_text],
+        "failing": [ignore_missing, webhooks_flag],
         "limit": [
             default(DEFAULT_LIMIT),
             natural_number_validator,
@@ -203,4 +209,26 @@ def webhook_stats(
     return {
         "id": [ignore_empty, webhooks_text],
         "hours": [default(24), is_positive_integer, webhooks_at_most(MAX_HOURS)],
+    }
+
+
+@validator_args
+def webhook_history(
+    not_empty: Any,
+    default: Any,
+    is_positive_integer: Any,
+    webhooks_at_most: Any,
+    webhooks_ids: Any,
+) -> dict[str, Any]:
+    return {
+        "ids": [not_empty, webhooks_ids(MAX_IDS)],
+        "days": [default(14), is_positive_integer, webhooks_at_most(MAX_DAYS)],
+    }
+
+
+@validator_args
+def webhook_load(default: Any, is_positive_integer: Any, webhooks_at_most: Any) -> dict[str, Any]:
+    return {
+        "hours": [default(24), is_positive_integer, webhooks_at_most(MAX_HOURS)],
+        "steps": [default(48), is_positive_integer, webhooks_at_most(MAX_STEPS)],
     }

@@ -84,6 +84,7 @@ def validators() -> dict[str, Callable[..., Any]]:
         "webhooks_filters": filters,
         "webhooks_flag": flag,
         "webhooks_headers": headers,
+        "webhooks_ids": ids,
         "webhooks_max_length": max_length,
         "webhooks_max_rate": max_rate,
         "webhooks_moment": moment,
@@ -121,6 +122,16 @@ def at_most(limit: int) -> Callable[[int], int]:
         if isinstance(value, int) and value > limit:
             raise tk.Invalid(tk._("Must not be more than %d") % limit)
         return value
+
+    return check
+
+
+def ids(most: int) -> Callable[[Any], list[str]]:
+    def check(value: Any) -> list[str]:
+        values = [value] if isinstance(value, str) else value
+        if not isinstance(values, (list, tuple)) or len(values) > most:
+            raise tk.Invalid(tk._("Must be a list of at most %d ids") % most)
+        return list(dict.fromkeys(text(each) for each in values))
 
     return check
 

@@ -30,12 +30,13 @@ def bounds(
     :param since, until: None for all that is before or after
     """
     return (
-        0 if since is None else _first(connection, column, time_column, since - _OUT_OF_ORDER),
-        END if until is None else _first(connection, column, time_column, until + _OUT_OF_ORDER),
+        0 if since is None else first(connection, column, time_column, since - _OUT_OF_ORDER),
+        END if until is None else first(connection, column, time_column, until + _OUT_OF_ORDER),
     )
 
 
-def _first(connection: Connection, column: Any, time_column: Any, at: datetime.datetime) -> int:
+def first(connection: Connection, column: Any, time_column: Any, at: datetime.datetime) -> int:
+    """Give the number from which on rows are no older than a time, as nearly as their order is."""
     names = {"number": column.name, "time": time_column.name, "table": column.table.name}
     found = connection.execute(sa.text(_FIRST % names), {"at": at}).scalar()
     return END if found is None else int(found)
