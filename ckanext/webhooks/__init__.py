@@ -18,7 +18,8 @@ The layers, each of which imports only from those below it (import-linter
 holds this; the contract is in setup.cfg)::
 
     plugin
-    cli
+    cli, views
+    helpers
     logic, worker, doctor
     tasks
     capture, dispatch, deliver, sweep      the stages never import each other

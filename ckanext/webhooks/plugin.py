@@ -7,7 +7,7 @@ from typing import Any
 import ckan.plugins as p
 import ckan.plugins.toolkit as tk
 
-from . import capture, cli, config, queue
+from . import capture, cli, config, helpers, queue, views
 from .logic import action, auth, validators
 
 
@@ -15,13 +15,21 @@ from .logic import action, auth, validators
 @tk.blanket.auth_functions(auth.auth_functions)
 @tk.blanket.validators(validators.validators)
 @tk.blanket.cli(cli.get_commands)
+@tk.blanket.blueprints(views.blueprints)
+@tk.blanket.helpers(helpers.helpers)
 @tk.blanket.config_declarations
 class WebhooksPlugin(p.SingletonPlugin):
     """Tells subscribers what changed in what they may see."""
 
     p.implements(p.IConfigurable)
+    p.implements(p.IConfigurer)
     p.implements(p.IPackageController, inherit=True)
     p.implements(p.IResourceController, inherit=True)
+
+    def update_config(self, config_: Any) -> None:
+        """Say where the pages' templates, styles and scripts are."""
+        tk.add_template_directory(config_, "templates")
+        tk.add_resource("assets", "webhooks")
 
     def configure(self, config_: Any) -> None:
         """Start hearing CKAN's sessions, after CKAN's own listeners."""

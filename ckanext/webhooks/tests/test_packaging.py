@@ -30,6 +30,10 @@ NEEDED = {
     f"{PACKAGE}/migration/webhooks/script.py.mako",
     f"{PACKAGE}/migration/webhooks/versions/0001_the_four_tables.py",
     f"{PACKAGE}/plugin.py",
+    f"{PACKAGE}/assets/webassets.yml",
+    f"{PACKAGE}/templates/user/dashboard.html",
+    f"{PACKAGE}/templates/webhooks/index.html",
+    f"{PACKAGE}/templates/webhooks/snippets/days.html",
     f"{PACKAGE}/deliver/transport/by_curl.py",
 }
 
