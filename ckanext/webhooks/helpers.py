@@ -48,6 +48,7 @@ def helpers() -> dict[str, Callable[..., Any]]:
     return {
         "webhooks_badge": badge,
         "webhooks_health": health,
+        "webhooks_lines": lines,
         "webhooks_moment": moment,
         "webhooks_percent": percent,
         "webhooks_pretty": pretty,
@@ -167,6 +168,25 @@ def timing(attempt: dict[str, Any], longest: float) -> list[Part]:
             parts.append(Part(name, took, start, width))
         start += width
     return parts
+
+
+def lines(values: Sequence[float | None], highest: float) -> list[str]:
+    """Give the points of the lines of a plot, which is 100 wide and 100 high.
+
+    :param values: from the left to the right; where one is not known, a line ends
+    :param highest: what is at the top
+    """
+    found: list[list[str]] = [[]]
+    for number, value in enumerate(values):
+        if value is None:
+            found.append([])
+        else:
+            x = 100 * (number + 0.5) / len(values)
+            found[-1].append(f"{x:.2f},{100 - 100 * value / (highest or 1):.2f}")
+    # A point alone is drawn as a short line.
+    return [
+        " ".join(points if len(points) > 1 else [*points, *points]) for points in found if points
+    ]
 
 
 def _reason(webhook: dict[str, Any]) -> str:

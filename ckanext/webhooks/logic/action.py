@@ -23,6 +23,7 @@ from .deliveries import webhook_delivery_list, webhook_delivery_show, webhook_pi
 from .feed import webhook_event_list
 from .history import webhook_history, webhook_load
 from .stats import webhook_stats
+from .told import webhook_dataset_told
 
 # Receivers have a day to take up a new secret; the old one signs until then.
 _OLD_SECRET_SIGNS_FOR = "24 hours"
@@ -50,6 +51,7 @@ def actions() -> dict[str, Callable[..., Any]]:
         webhook_stats,
         webhook_history,
         webhook_load,
+        webhook_dataset_told,
     )
     return {function.__name__: _saying_what_is_missing(function) for function in functions}
 

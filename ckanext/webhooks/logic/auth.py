@@ -36,6 +36,7 @@ def auth_functions() -> dict[str, Callable[..., AuthResult]]:
         "webhook_stats": webhook_stats,
         "webhook_history": webhook_show,
         "webhook_load": webhook_load,
+        "webhook_dataset_told": webhook_dataset_told,
         "webhook_topic_list": webhook_topic_list,
         "webhook_event_list": webhook_event_list,
     }
@@ -96,6 +97,17 @@ def webhook_load(context: Any, data_dict: dict[str, Any]) -> AuthResult:
     if _caller(context) is None:
         return _anonymous()
     return {"success": False, "msg": tk._("Only sysadmins see the portal's load")}
+
+
+def webhook_dataset_told(context: Any, data_dict: dict[str, Any]) -> AuthResult:
+    """Who may edit the dataset."""
+    if _caller(context) is None:
+        return _anonymous()
+    try:
+        tk.check_access("package_update", context, {"id": data_dict.get("id")})
+    except tk.NotAuthorized as error:
+        return {"success": False, "msg": str(error)}
+    return {"success": True}
 
 
 def webhook_list(context: Any, data_dict: dict[str, Any]) -> AuthResult:

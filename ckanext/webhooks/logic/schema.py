@@ -227,6 +227,17 @@ def webhook_history(
 
 
 @validator_args
+def webhook_dataset_told(
+    default: Any, is_positive_integer: Any, natural_number_validator: Any, webhooks_at_most: Any
+) -> dict[str, Any]:
+    return {
+        **only_id(),
+        "before": [default(MAX_OFFSET), natural_number_validator, webhooks_at_most(MAX_OFFSET)],
+        "limit": [default(20), is_positive_integer, webhooks_at_most(100)],
+    }
+
+
+@validator_args
 def webhook_load(default: Any, is_positive_integer: Any, webhooks_at_most: Any) -> dict[str, Any]:
     return {
         "hours": [default(24), is_positive_integer, webhooks_at_most(MAX_HOURS)],

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import flask
 
-from . import deliveries, registry
+from . import administration, dataset, deliveries, registry
 from .guard import log_in, require_token
 
 blueprint = flask.Blueprint("webhooks", __name__)
 blueprint.before_request(log_in)
 blueprint.before_request(require_token)
-for _family in (registry, deliveries):
+for _family in (registry, deliveries, administration, dataset):
     for _rule, _name, _view, _methods in _family.PAGES:
         blueprint.add_url_rule(_rule, _name, _view, methods=_methods)
 

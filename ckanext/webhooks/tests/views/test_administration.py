@@ -1,0 +1,96 @@
+"""Pages for sysadmins: how the portal does, everybody's webhooks, and switching many off."""
+
+from __future__ import annotations
+
+import pytest
+from ckan.tests import factories
+
+from ...views import administration
+from ..callers import call, create, execute, stored
+from ..logic.test_stats import ended, write
+
+pytestmark = pytest.mark.usefixtures("webhooks_db")
+
+PATH = "/ckan-admin/webhooks"
+
+
+def test_it_is_for_sysadmins_alone(visit, owner, sysadmin):
+    for path in (PATH, f"{PATH}/check", f"{PATH}/disable?host=example.com"):
+        visit().get(path, 302)
+        owner.get(path, 403)
+        sysadmin.get(path)
+    owner.post(f"{PATH}/disable", 403, host="example.com")
+    assert PATH in sysadmin.get("/ckan-admin/").body
+
+
+def test_the_queue_the_load_and_what_fails_are_shown(sysadmin, user):
+    hook = create(user, address="http://ill.example.com/<script>alert(1)</script>")
+    ended(hook, "delivered", 30, ago="5 minutes")
+    write(hook, 7)
+    write(hook, 2, due_at="NULL")
+    execute("UPDATE webhooks SET failing_since = '2026-11-24'")
+    page = sysadmin.get(PATH).body
+    assert "<dd>7, the oldest for" in page and "<dd>2</dd>" in page
+    assert page.count("polyline") >= 8 and "ill.example.com" in page and user["name"] in page
+    assert "2026-11-24 00:00:00 UTC" in page and "<script>alert(1)" not in page
+    for hours in ("168", "720", "7", "x"):
+        sysadmin.get(PATH, hours=hours)
+
+
+def test_everybody_s_webhooks_are_filtered_and_paged(sysadmin, user, monkeypatch):
+    monkeypatch.setattr(administration, "_ON_A_PAGE", 2)
+    for n in range(3):
+        create(user, address=f"http://n{n}.example.com")
+    create(factories.User(), address="http://theirs.example.com")
+    page = sysadmin.get(PATH).body
+    assert "theirs.example.com" in page and "n2.example" in page and "n1.example" not in page
+    page = sysadmin.get(PATH, offset=2).body
+    assert "n1.example" in page and "n0.example" in page and "theirs" not in page
+    page = sysadmin.get(PATH, host="N1.example.com").body
+    assert "n1.example" in page and "n2.example" not in page
+    assert "theirs" not in sysadmin.get(PATH, user=user["name"]).body
+    assert "n1.example" not in sysadmin.get(PATH, state="disabled").body
+    assert "alert-danger" in sysadmin.get(PATH, state="odd").body
+    sysadmin.get(PATH, offset="x")
+    sysadmin.get(PATH, 404, user="nobody-of-that-name")
+
+
+@pytest.mark.parametrize("by", ["user", "host"])
+def test_all_of_one_owner_or_host_are_disabled(sysadmin, user, by):
+    hooks = [create(user), create(user)]
+    other = create(factories.User(), address="http://other.example.com")
+    wanted = {by: {"user": user["name"], "host": "example.com"}[by]}
+    page = sysadmin.get(f"{PATH}/disable", **wanted).body
+    assert "2 webhooks are told nothing more" in page
+    assert {row.state for row in stored()} == {"active"}
+    assert "All of them are disabled" in sysadmin.submit(f"{PATH}/disable", **wanted).body
+    assert [call(user, "webhook_show", id=hook)["state"] for hook in hooks] == ["disabled"] * 2
+    states = {row.id: row.state for row in stored()}
+    assert states[other] == "active"
+
+
+def test_many_are_disabled_in_several_steps(sysadmin, user, monkeypatch):
+    monkeypatch.setattr(administration, "_DISABLES_FOR", -1.0)
+    create(user)
+    create(user)
+    page = sysadmin.post(f"{PATH}/disable", 200, user=user["name"]).body
+    assert "1 webhook is told nothing more" in page
+    sysadmin.submit(f"{PATH}/disable", user=user["name"])
+    assert {row.state for row in stored()} == {"disabled"}
+
+
+def test_one_that_cannot_be_changed_is_said(sysadmin, user):
+    create(user)
+    execute("UPDATE webhooks SET format = 'of-another-time'")
+    page = sysadmin.submit(f"{PATH}/disable", user=user["name"]).body
+    assert "1 webhook cannot be changed as it is" in page
+
+
+def test_whose_or_to_which_host_has_to_be_said(sysadmin):
+    sysadmin.post(f"{PATH}/disable", 400)
+    sysadmin.get(f"{PATH}/disable", 400)
+
+
+def test_what_deliveries_depend_on_is_looked_at(sysadmin):
+    page = sysadmin.get(f"{PATH}/check").body
+    assert "tables: as this version wants them" in page and "worker:" in page
