@@ -176,16 +176,22 @@ def lines(values: Sequence[float | None], highest: float) -> list[str]:
     :param values: from the left to the right; where one is not known, a line ends
     :param highest: what is at the top
     """
-    found: list[list[str]] = [[]]
+    found: list[list[tuple[int, float]]] = [[]]
     for number, value in enumerate(values):
         if value is None:
             found.append([])
         else:
-            x = 100 * (number + 0.5) / len(values)
-            found[-1].append(f"{x:.2f},{100 - 100 * value / (highest or 1):.2f}")
-    # A point alone is drawn as a short line.
+            found[-1].append((number, 100 - 100 * value / (highest or 1)))
+    width = 100 / max(len(values), 1)
+    # What is known of one step alone is as wide as that.
     return [
-        " ".join(points if len(points) > 1 else [*points, *points]) for points in found if points
+        " ".join(
+            f"{(number + at) * width:.2f},{y:.2f}"
+            for number, y in points
+            for at in ((0.5,) if len(points) > 1 else (0, 1))
+        )
+        for points in found
+        if points
     ]
 
 

@@ -154,7 +154,10 @@ _OF_STEPS = sa.text(
     FROM {_STEPS} step (first, "end", number)
         CROSS JOIN LATERAL generate_series(
             step.first, step."end" - 1, greatest((step."end" - step.first) / :sample, 1)) chosen
-        JOIN webhooks_delivery ON webhooks_delivery.id = chosen
+        CROSS JOIN LATERAL (
+            -- A fence: by the key, rather than by reading all there are.
+            SELECT status, topic, tries, created_at, ended_at FROM webhooks_delivery
+            WHERE id = chosen OFFSET 0) sampled
     WHERE topic <> 'ping'
     GROUP BY step.number
     """

@@ -6,6 +6,7 @@ whose own requirements would pull at the versions that CKAN pins.
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 import time
@@ -30,6 +31,8 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
     "--window-size=1200,2000",
+    # What scrolls smoothly cannot be clicked meanwhile.
+    "--force-prefers-reduced-motion",
 )
 # How WebDriver names a reference to an element, by its specification.
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
@@ -50,10 +53,12 @@ class Browser:
     """``with Browser(folder) as browser:`` is a browser that knows nobody yet.
 
     :param folder: for its profile and its log
+    :param scripts: whether it runs those of the pages
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, scripts: bool = True) -> None:
         self.folder = folder / "browser"
+        self.scripts = scripts
         self.url = f"http://127.0.0.1:{free_port()}"
         self._http = requests.Session()
         self._http.trust_env = False
@@ -89,7 +94,15 @@ class Browser:
 
     def _begin(self) -> str:
         arguments = [*ARGUMENTS, f"--user-data-dir={self.folder / 'profile'}"]
-        options = {"goog:chromeOptions": {"args": arguments}}
+        # 1 lets them run, 2 does not.
+        setting = "profile.managed_default_content_settings.javascript"
+        options = {
+            "goog:chromeOptions": {
+                "args": arguments,
+                "prefs": {setting: 1 if self.scripts else 2},
+            },
+            "goog:loggingPrefs": {"browser": "SEVERE"},
+        }
         answer = self._send("POST", "/session", capabilities={"alwaysMatch": options})
         return f"/session/{answer['sessionId']}"
 
@@ -141,6 +154,18 @@ class Browser:
 
     def has(self, selector: str) -> bool:
         return bool(self._run("return !!document.querySelector(arguments[0])", selector))
+
+    def picture(self) -> bytes:
+        """Give what it shows, as PNG."""
+        return base64.b64decode(self._send("GET", f"{self._session}/screenshot"))
+
+    def complaints(self) -> list[str]:
+        """Give the errors that its console has had since this was last asked."""
+        found = self._send("POST", f"{self._session}/se/log", type="browser")
+        return [entry["message"] for entry in found]
+
+    def wait_until(self, found: Callable[[], bool]) -> None:
+        _await(found, f"what was waited for did not come on {self.location}")
 
     def wait_for(self, selector: str) -> None:
         self._find(selector)
