@@ -6,14 +6,16 @@ logged in: who may do what is decided there alone.
 
 from __future__ import annotations
 
+import ckan.plugins.toolkit as tk
 import flask
 
 from . import administration, dataset, deliveries, registry
-from .guard import log_in, require_token
+from .guard import log_in, require_token, say
 
 blueprint = flask.Blueprint("webhooks", __name__)
 blueprint.before_request(log_in)
 blueprint.before_request(require_token)
+blueprint.register_error_handler(tk.ValidationError, say)
 for _family in (registry, deliveries, administration, dataset):
     for _rule, _name, _view, _methods in _family.PAGES:
         blueprint.add_url_rule(_rule, _name, _view, methods=_methods)

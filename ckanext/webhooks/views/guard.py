@@ -7,6 +7,8 @@ from typing import Any
 import ckan.plugins.toolkit as tk
 import flask
 
+from .calling import reasons
+
 
 def log_in() -> Any:
     """Send who is not logged in to do so, as CKAN's dashboard does."""
@@ -14,6 +16,12 @@ def log_in() -> Any:
         tk.h.flash_error(tk._("Log in to see webhooks"))
         return tk.redirect_to("user.login", came_from=flask.request.full_path)
     return None
+
+
+def say(error: Any) -> Any:
+    """Say what keeps a page from being made, as where the tables are missing."""
+    page = tk.render("error_document_template.html", {"code": 500, "content": reasons(error)})
+    return page, 500
 
 
 def require_token() -> None:

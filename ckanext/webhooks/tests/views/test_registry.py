@@ -237,3 +237,11 @@ def test_a_webhook_is_deleted_once_that_was_confirmed(owner, user):
     assert len(stored()) == 1
     assert "The webhook was deleted" in owner.submit(f"/webhook/{hook}/delete").body
     assert stored() == []
+
+
+def test_missing_tables_are_said_with_what_to_run(owner):
+    execute("ALTER TABLE webhooks RENAME TO webhooks_away")
+    try:
+        assert "ckan db upgrade -p webhooks" in owner.get("/dashboard/webhooks", 500).body
+    finally:
+        execute("ALTER TABLE webhooks_away RENAME TO webhooks")
