@@ -23,6 +23,7 @@ ENTITY = ("full", "stub")
 MINIMUM_AUTH = ("none", "editor", "admin", "sysadmin")
 # Days, where what is configured is none.
 _DISABLE_AFTER = 5.0
+_RETENTION_DAYS = 30.0
 
 
 def minimum_auth() -> str:
@@ -141,8 +142,9 @@ def loop_pause() -> float:
     return float(tk.config["ckanext.webhooks.loop_pause"])
 
 
-def retention_days() -> int:
-    return int(tk.config["ckanext.webhooks.retention_days"])
+def retention_days() -> float:
+    """Give the days, or parts of them, for which events and ended deliveries are kept."""
+    return _positive(tk.config["ckanext.webhooks.retention_days"]) or _RETENTION_DAYS
 
 
 def log_max_size() -> int:
@@ -186,12 +188,13 @@ def mistakes() -> Iterator[str]:
                 " write it as in 10.20.0.0/16 or airflow.internal:8080"
             )
     yield from _mistakes_of_transport()
-    days = tk.config["ckanext.webhooks.disable_after"]
-    if _positive(days) is None:
-        yield (
-            f"ckanext.webhooks.disable_after = {days} is no number of days above 0: until it is,"
-            f" it counts as {_DISABLE_AFTER:g}"
-        )
+    for name, default in (("disable_after", _DISABLE_AFTER), ("retention_days", _RETENTION_DAYS)):
+        days = tk.config[f"ckanext.webhooks.{name}"]
+        if _positive(days) is None:
+            yield (
+                f"ckanext.webhooks.{name} = {days} is no number of days above 0: until it is,"
+                f" it counts as {default:g}"
+            )
     try:
         encryption.encrypt("", secret_keys())
     except ValueError:

@@ -10,7 +10,17 @@ from typing import Any, NamedTuple
 import ckan.plugins.toolkit as tk
 from markupsafe import Markup
 
-from .model import BY_A_PERSON, Circuit, Status, WebhookState
+from .model import BY_A_PERSON, Circuit, Format, Status, WebhookState
+from .phrases import N_, translated
+from .topics import EVERYTHING
+
+# What rows and enumerations say.
+_WORDS = (
+    *(N_("active"), N_("paused"), N_("disabled"), N_("unverified")),
+    *(N_("pending"), N_("delivered"), N_("failed"), N_("cancelled")),
+    *(N_("dataset"), N_("resource"), N_("organization"), N_("group"), N_("tag"), N_("type")),
+    *(N_("good"), N_("odd"), N_("wrong")),
+)
 
 # Bootstrap's, by what they say. Never the colour alone: a word goes with each.
 _OF_STATUS = {
@@ -47,15 +57,18 @@ def helpers() -> dict[str, Callable[..., Any]]:
     """Give the helpers by the names under which templates have them."""
     return {
         "webhooks_badge": badge,
+        "webhooks_format": format_,
         "webhooks_health": health,
         "webhooks_lines": lines,
         "webhooks_moment": moment,
         "webhooks_percent": percent,
         "webhooks_pretty": pretty,
         "webhooks_rate": rate,
+        "webhooks_reason": translated,
         "webhooks_seconds": seconds,
         "webhooks_status": status,
         "webhooks_timing": timing,
+        "webhooks_topics": topics,
     }
 
 
@@ -76,7 +89,8 @@ def badge(webhook: dict[str, Any]) -> Badge:
     """Say in a word how a webhook is."""
     if is_failing(webhook):
         return Badge(tk._("failing"), "danger")
-    return Badge(tk._(webhook["state"]), _OF_STATE[webhook["state"]])
+    state = webhook["state"]
+    return Badge(tk._(state), _OF_STATE[state])
 
 
 def status(name: str) -> Badge:
@@ -84,11 +98,27 @@ def status(name: str) -> Badge:
     return Badge(tk._(name), _OF_STATUS[name])
 
 
+def topics(names: Sequence[str]) -> str:
+    """Say what a webhook is told of."""
+    return tk._("everything") if EVERYTHING in names else ", ".join(names)
+
+
+def format_(name: str) -> str:
+    """Say what the bodies of a format are."""
+    return {
+        Format.CLASSIC.value: tk._("Classic: the keys that this extension has always sent"),
+        Format.STANDARD.value: tk._("Standard Webhooks: type, timestamp, data"),
+        Format.CLOUDEVENTS.value: tk._("CloudEvents 1.0, structured JSON"),
+    }[name]
+
+
 def health(webhook: dict[str, Any]) -> list[str]:
     """Say in sentences how a webhook is, and what comes next."""
     facts, said = webhook["health"], []
     if webhook["state"] != WebhookState.ACTIVE:
-        said.append(tk._("It is told nothing: {reason}.").format(reason=tk._(_reason(webhook))))
+        said.append(
+            tk._("It is told nothing: {reason}.").format(reason=translated(_reason(webhook)))
+        )
     elif is_failing(webhook):
         since = _text(facts["failing_since"])
         said.append(

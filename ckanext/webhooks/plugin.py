@@ -6,6 +6,7 @@ from typing import Any
 
 import ckan.plugins as p
 import ckan.plugins.toolkit as tk
+from ckan.lib.plugins import DefaultTranslation
 
 from . import capture, cli, config, helpers, queue, views
 from .logic import action, auth, validators
@@ -18,13 +19,14 @@ from .logic import action, auth, validators
 @tk.blanket.blueprints(views.blueprints)
 @tk.blanket.helpers(helpers.helpers)
 @tk.blanket.config_declarations
-class WebhooksPlugin(p.SingletonPlugin):
+class WebhooksPlugin(p.SingletonPlugin, DefaultTranslation):
     """Tells subscribers what changed in what they may see."""
 
     p.implements(p.IConfigurable)
     p.implements(p.IConfigurer)
     p.implements(p.IPackageController, inherit=True)
     p.implements(p.IResourceController, inherit=True)
+    p.implements(p.ITranslation)
 
     def update_config(self, config_: Any) -> None:
         """Say where the pages' templates, styles and scripts are."""

@@ -14,12 +14,13 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 
+import kombu
 import redis
 from celery import Celery
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from . import config
+from . import config, rabbitmq
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +38,13 @@ _EXPIRES_AFTER = 60
 _MOST_IN_A_MESSAGE = 1000
 
 # A message that waits will be taken after what was committed before this, so it
-# stands for that, too: a burst of saves is one task, and without a worker nothing
+# stands for that, too: a burst of saves is one message, and without a worker nothing
 # piles up.
 _PUSH_UNLESS_ONE_WAITS = """
 if redis.call('LLEN', KEYS[1]) == 0 then redis.call('LPUSH', KEYS[1], ARGV[1]) end
 """
 
-app = Celery("ckanext.webhooks", set_as_current=False)
+app = Celery("ckanext.webhooks", amqp=rabbitmq.Broker, set_as_current=False)
 _quiet_until = 0.0
 
 
@@ -52,10 +53,11 @@ def configure() -> None:
 
     The worker sets its own time limits: see ``worker``.
     """
+    missed = f"{_name()}-missed"
     app.conf.update(
         broker_url=config.broker_url(),
-        # CKAN's background jobs and other portals may share the broker.
-        task_default_queue=f"ckan:{config.site_id()}:webhooks",
+        task_default_queue=missed,
+        task_queues=[rabbitmq.missed(missed)],
         task_ignore_result=True,
         task_acks_late=True,
         task_reject_on_worker_lost=True,
@@ -73,11 +75,22 @@ def configure() -> None:
             "socket_connect_timeout": _PATIENCE,
             "max_retries": 0,
             "retry_on_timeout": False,
+            "confirm_publish": True,
         },
         redis_socket_timeout=_PATIENCE,
         redis_socket_connect_timeout=_PATIENCE,
         redis_retry_on_timeout=False,
     )
+
+
+def _name() -> str:
+    # CKAN's background jobs and other portals may share the broker.
+    return f"ckan:{config.site_id()}:webhooks"
+
+
+def nudges() -> kombu.Queue:
+    """Give the queue of nudges, for which a worker has a consumer of its own."""
+    return rabbitmq.nudges(_name())
 
 
 def nudge() -> None:
@@ -86,49 +99,70 @@ def nudge() -> None:
     A broker that is down or silent costs this process at most 100 ms, and is
     then left alone for 30 s.
     """
-    _try(
-        _push if app.conf.broker_url.startswith("redis://") else functools.partial(_send, WORK),
-        "the sweep finds the event within a second if a worker runs",
-    )
-
-
-def report_missed(dataset_ids: Sequence[str]) -> None:
-    """Ask a worker to capture again what could not be captured; likewise."""
-    for first in range(0, len(dataset_ids), _MOST_IN_A_MESSAGE):
-        some = list(dataset_ids[first : first + _MOST_IN_A_MESSAGE])
+    if time.monotonic() >= _quiet_until:
         _try(
-            functools.partial(_send, RECONCILE, some),
-            "the worker finds what was missed within the hour",
+            _push
+            if app.conf.broker_url.startswith("redis://")
+            else functools.partial(_send, WORK, queue=nudges()),
+            "the sweep finds the event within a second if a worker runs",
         )
 
 
-def _try(telling: Callable[[], None], otherwise: str) -> None:
+def report_missed(dataset_ids: Sequence[str]) -> None:
+    """Ask a worker to capture again what could not be captured.
+
+    This is tried also where the broker failed a moment ago: nothing else knows of it but
+    the hourly comparison. Such a save may wait its 100 ms.
+    """
+    for first in range(0, len(dataset_ids), _MOST_IN_A_MESSAGE):
+        some = list(dataset_ids[first : first + _MOST_IN_A_MESSAGE])
+        is_told = _try(
+            functools.partial(_send, RECONCILE, some),
+            "the worker finds what was missed within the hour",
+        )
+        if not is_told:
+            return
+
+
+def _try(telling: Callable[[], None], otherwise: str) -> bool:
     global _quiet_until
-    if time.monotonic() < _quiet_until:
-        return
     try:
         telling()
     except Exception as error:
         _quiet_until = time.monotonic() + _QUIET_FOR
         log.warning(
             "webhooks [%s]: no worker was nudged (%s: %s); %s. Is the broker up? Not trying"
-            " again for %d s.",
+            " to nudge again for %d s.",
             uuid.uuid4(),
             type(error).__name__,
             error,
             otherwise,
             _QUIET_FOR,
         )
+        return False
+    return True
 
 
-def _send(task: str, *args: object) -> None:
-    app.send_task(task, args, retry=False, ignore_result=True, expires=_EXPIRES_AFTER)
+def _send(task: str, *args: object, **options: object) -> None:
+    sending = functools.partial(
+        app.send_task,
+        task,
+        args,
+        retry=False,
+        ignore_result=True,
+        expires=_EXPIRES_AFTER,
+        **options,
+    )
+    if rabbitmq.is_amqp(app.conf.broker_url):
+        rabbitmq.publish(app, lambda connection: sending(connection=connection), _PATIENCE)
+    else:
+        sending()
 
 
 def _push() -> None:
-    """Put a task into Redis without Celery, which takes 0.7 ms more of a save for it."""
-    queue = app.conf.task_default_queue
-    _redis(app.conf.broker_url).eval(_PUSH_UNLESS_ONE_WAITS, 1, queue, _message(queue))
+    """Put a nudge into Redis without Celery, which takes 0.7 ms more of a save for it."""
+    name = _name()
+    _redis(app.conf.broker_url).eval(_PUSH_UNLESS_ONE_WAITS, 1, name, _message(name))
 
 
 @functools.cache

@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -30,6 +30,11 @@ BUSY_TICK = 0.1
 # is some sets rather than many: a set of one costs as much as one of ten. A change that
 # comes alone does not wait.
 ROUND = 0.005
+# Where a round found so many changes, more are on their way: they gather for so long
+# (seconds). At 5,000 commits in a row a worker takes a fifth less of a processor by that. At
+# 150 a second a round finds two or three, also after it waited, and none waits longer.
+BURST = 4
+GATHER = 0.01
 # What only time makes necessary is looked at so often (seconds).
 SWEEP_EVERY = 60.0
 # A mail under way gets so long (seconds) when the worker ends.
@@ -50,20 +55,22 @@ _next_round = 0.0
 _missed: set[str] = set()
 
 
-@queue.app.task(name=queue.WORK)
-def work() -> None:
-    """Take everything that waits through dispatch and delivery."""
-    work_once()
-
-
 @queue.app.task(name=queue.RECONCILE)
 def reconcile_missed(dataset_ids: list[str]) -> None:
     """Capture again what a web process could not capture."""
     try:
-        _missed.update(capture.reconcile_datasets(dataset_ids))
+        _capture_again(set(dataset_ids))
     finally:
         model.Session.remove()
     work_once()
+
+
+def _capture_again(dataset_ids: set[str]) -> None:
+    failed: Collection[str] = dataset_ids
+    try:
+        failed = capture.reconcile_datasets(dataset_ids)
+    finally:
+        _missed.update(failed)
 
 
 def work_once() -> int:
@@ -100,6 +107,8 @@ def _dispatch_all() -> int:
                 _next_round = time.monotonic() + ROUND
                 done = dispatch()
                 sets += done is not None
+                if done and done.changes >= BURST and not done.left:
+                    _next_round = time.monotonic() + GATHER
                 is_moving = done is None or done.is_moving
                 more = bool(done and done.left) or bool(is_moving and move_on())
         finally:
@@ -170,10 +179,12 @@ def keep_reconciled() -> None:
                 trim_log()
             if _missed and now >= next_missed:
                 next_missed = now + RECONCILE_MISSED_EVERY
-                again = [_missed.pop() for _ in range(len(_missed))]
-                _missed.update(capture.reconcile_datasets(again))
+                _capture_again({_missed.pop() for _ in range(len(_missed))})
+            if _missed:
+                # This process may end before it has captured them.
+                capture.doubt(set(_missed))
         except Exception:
-            next_all = now + RECONCILE_MISSED_EVERY
+            next_all = min(next_all, now + RECONCILE_MISSED_EVERY)
             log.exception(
                 "webhooks [%s]: log and catalogue could not be compared; this is tried again in"
                 " %g s. If it goes on, look at PostgreSQL and at the lines below.",

@@ -11,7 +11,7 @@ of them may run.
 
 from __future__ import annotations
 
-import logging
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -19,10 +19,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import ckan.plugins.toolkit as tk
+import click
 from celery import signals
 from celery.exceptions import ImproperlyConfigured
 
-from . import model, queue, tasks
+from . import model, nudged, queue, tasks
 from .model.base import HOW_TO_MIGRATE
 
 # Longer than in the web process: here nobody waits, and a broker that answers
@@ -35,6 +36,9 @@ def load_ckan() -> Callable[[], AbstractContextManager[Any]]:
 
     :returns: what gives a context in which CKAN knows the portal's language
     """
+    command = click.get_current_context(silent=True)
+    if command and "flask_app" in command.meta:  # one of CKAN's, which has loaded it
+        return command.meta["flask_app"].test_request_context
     if "ckanext.webhooks.minimum_auth" in tk.config:
         return nullcontext
     from ckan.cli import load_config
@@ -72,9 +76,6 @@ def configure() -> None:
 # Seconds. A thread that waits for the interpreter waits for so long where another
 # is at work; Python's 5 ms, once for each statement, would be most of a delivery.
 sys.setswitchinterval(0.0005)
-# A line for each nudge would tell nobody anything, and takes a tenth of its time.
-for _name in ("celery.worker.strategy", "celery.app.trace"):
-    logging.getLogger(_name).setLevel(logging.WARNING)
 _translating = load_ckan()
 configure()
 app = queue.app
@@ -82,18 +83,19 @@ app = queue.app
 _ticking: list[threading.Thread] = []
 
 
+# Not when the worker is ready, which it is not before its broker is: what is due does
+# not wait for a broker.
 @signals.celeryd_after_setup.connect
-def _check_pool(instance: Any, **_: Any) -> None:
+def _start_ticking(instance: Any, **_: Any) -> None:
     pool = instance.pool_cls.__module__.rsplit(".", 1)[-1]
     if pool not in ("thread", "solo"):
-        raise ImproperlyConfigured(
+        click.echo(
             "The webhooks worker runs with --pool threads (the default here): the thread that"
-            " ticks would not survive a fork. Start more workers instead."
+            " ticks would not survive a fork. Start more workers instead.",
+            err=True,
         )
-
-
-@signals.worker_ready.connect
-def _start_ticking(**_: Any) -> None:
+        # Celery logs an exception and goes on; of SystemExit its version 5.2 makes success.
+        os._exit(os.EX_USAGE)
     tasks.stopping.clear()
     thread = threading.Thread(
         target=tasks.tick, args=(_translating,), name="webhooks-tick", daemon=True
@@ -112,5 +114,6 @@ def _finish(**_: Any) -> None:
     # Celery gives up without the other signal where its broker goes in the midst of
     # a task. Half a worker would tick on, and nobody would start it again.
     tasks.stopping.set()
+    nudged.finish()
     for thread in _ticking:
         thread.join()

@@ -8,11 +8,12 @@ all the same, ``reconcile`` finds from the worker.
 
 from .content import keep_built
 from .listeners import listen
-from .reconcile import Found, count_unknown, reconcile, reconcile_datasets, snapshot
+from .reconcile import Found, count_unknown, doubt, reconcile, reconcile_datasets, snapshot
 
 __all__ = [
     "Found",
     "count_unknown",
+    "doubt",
     "keep_built",
     "listen",
     "reconcile",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -153,6 +153,22 @@ def _record_each(session: Any) -> None:
                 return
             transaction.missed.append(dataset_id)
             _log_failure(f"the change of dataset {dataset_id} was not captured")
+    if transaction.missed:
+        _doubt(session, transaction.missed)
+
+
+def _doubt(session: Any, dataset_ids: Sequence[str]) -> None:
+    """Note in the very transaction that it was missed: the report of it may get lost."""
+    try:
+        record.doubt(session.connection(), dataset_ids)
+    except Exception as error:
+        log.warning(
+            "webhooks [%s]: what was missed of %d datasets could not be noted in the log (%s);"
+            " the worker that is asked to capture it does so.",
+            uuid.uuid4(),
+            len(dataset_ids),
+            str(error).partition("\n")[0],
+        )
 
 
 def _log_missing_tables() -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -50,7 +50,7 @@ def reconcile(stopping: Callable[[], bool] = lambda: False) -> Iterator[Found]:
         yield _capture(dataset_id, touched)
 
 
-def reconcile_datasets(dataset_ids: Sequence[str]) -> list[str]:
+def reconcile_datasets(dataset_ids: Collection[str]) -> list[str]:
     """Capture some datasets again, of which something was missed.
 
     :returns: those that could not be captured this time either
@@ -62,6 +62,14 @@ def reconcile_datasets(dataset_ids: Sequence[str]) -> list[str]:
         for id_ in sorted(dataset_ids)
         if _capture(id_, Touched(created=id_ in created)) is Found.FAILED
     ]
+
+
+def doubt(dataset_ids: Collection[str]) -> None:
+    """Note in the log that it misses changes of some datasets: see :func:`record.doubt`."""
+    ids = sorted(dataset_ids)
+    for first in range(0, len(ids), PAGE):
+        record.doubt(model.Session.connection(), ids[first : first + PAGE])
+        model.Session.commit()
 
 
 def snapshot() -> Iterator[Found]:
@@ -136,14 +144,11 @@ def _suspects(rows: Any) -> Iterator[tuple[str, Touched]]:
             yield row.id, Touched()
 
 
-# What the log has of a dataset, beside what the catalogue has. Created since
-# the log's oldest row: then capture missed it.
-_COMPARED = """
+# What the log has of a dataset, beside what the catalogue has.
+_COMPARED = f"""
     SELECT p.id, p.state, p.metadata_modified, e.id IS NOT NULL AS is_known, e.labels,
            e.metadata_modified AS logged_modified,
-           coalesce(p.metadata_created > (
-               SELECT timezone('utc', captured_at) FROM webhooks_event
-               WHERE sequence IS NOT NULL ORDER BY sequence LIMIT 1), false) AS is_new
+           coalesce(p.metadata_created > {record.LOG_BEGAN}, false) AS is_new
     FROM package p LEFT JOIN LATERAL (
         SELECT id, labels, metadata_modified FROM webhooks_event
         WHERE dataset_id = p.id AND version IS NOT NULL

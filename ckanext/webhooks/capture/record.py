@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,17 +27,21 @@ from .touched import Touched
 # A save must not wait for this extension: DESIGN promises these bounds.
 LOCK_TIMEOUT = "200ms"
 STATEMENT_TIMEOUT = "500ms"
+# What failed may have waited for a lock already.
+DOUBT_LOCK_TIMEOUT = "10ms"
 # Statements that belong together go in one message, the savepoint's too: each
 # message costs a save 0.3 to 0.6 ms. PostgreSQL gives each statement a snapshot, so
 # what is read after the lock is what was committed when it was had. Settings outlive
 # the release of a savepoint, though not its rollback, so the usual ones are kept to
 # be put back.
-_BEGIN = f"""
+_LIMIT = f"""
     SAVEPOINT webhooks;
     SELECT set_config('webhooks.lock_timeout', current_setting('lock_timeout'), true),
            set_config('webhooks.statement_timeout', current_setting('statement_timeout'), true);
-    SET LOCAL lock_timeout = '{LOCK_TIMEOUT}';
+    SET LOCAL lock_timeout = '{{lock_timeout}}';
     SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}';
+"""
+_BEGIN = f"""{_LIMIT.format(lock_timeout=LOCK_TIMEOUT)}
     SELECT FROM package WHERE id = %(id)s FOR NO KEY UPDATE;
     SELECT EXISTS (SELECT FROM package WHERE id = %(id)s) AS is_there, e.*
     FROM (SELECT) always LEFT JOIN (
@@ -46,6 +51,11 @@ _BEGIN = f"""
         FROM webhooks_event WHERE dataset_id = %(id)s AND version IS NOT NULL
         ORDER BY version DESC LIMIT 2) e ON true
 """
+# What was created since, and is not in the log, was missed; anything else was there before.
+LOG_BEGAN = """(
+    SELECT timezone('utc', captured_at) FROM webhooks_event
+    WHERE sequence IS NOT NULL ORDER BY sequence LIMIT 1)"""
+_IS_SINCE = f"SELECT coalesce(%(created)s > {LOG_BEGAN}, false)"
 _DELETE = "DELETE FROM webhooks_event WHERE id = %(id_of_own)s;"
 _INSERT = """
     INSERT INTO webhooks_event (
@@ -64,6 +74,14 @@ _END = """
     SELECT set_config('lock_timeout', current_setting('webhooks.lock_timeout'), true),
            set_config('statement_timeout', current_setting('webhooks.statement_timeout'), true);
     RELEASE SAVEPOINT webhooks
+"""
+_DOUBT = f"""{_LIMIT.format(lock_timeout=DOUBT_LOCK_TIMEOUT)}
+    UPDATE webhooks_event e SET metadata_modified = NULL
+    FROM (SELECT dataset_id, max(version) AS version FROM webhooks_event
+          WHERE dataset_id = ANY(%(ids)s) AND version IS NOT NULL GROUP BY dataset_id) newest
+    WHERE e.dataset_id = newest.dataset_id AND e.version = newest.version
+        AND e.metadata_modified IS NOT NULL;
+    {_END}
 """
 _UNDO = "ROLLBACK TO SAVEPOINT webhooks; RELEASE SAVEPOINT webhooks"
 
@@ -115,6 +133,21 @@ def record(session: Any, dataset_id: str, touched: Touched) -> bool:
     return row is not None
 
 
+def doubt(connection: Connection, dataset_ids: Collection[str]) -> None:
+    """Have the log say no more of what time its newest row of some datasets is.
+
+    Changes of theirs were missed, and not each moves the dataset's time: CKAN 2.12 leaves
+    it as it is when a resource is deleted. Who compares log and catalogue looks at them.
+
+    :raises Exception: whatever the database raises; the transaction is as it was before
+    """
+    try:
+        connection.exec_driver_sql(_DOUBT, {"ids": sorted(dataset_ids)})
+    except Exception:
+        connection.exec_driver_sql(_UNDO)
+        raise
+
+
 def _begin(connection: Connection, dataset_id: str) -> _Log:
     """Bound the time that a save may lose here, lock the dataset, and read the log."""
     rows = connection.exec_driver_sql(_BEGIN, {"id": dataset_id}).all()
@@ -143,7 +176,8 @@ def _row(session: Any, dataset_id: str, touched: Touched, log: _Log) -> dict[str
     if _is_stale(log, touched, package):
         session.expire_all()
         touched.built = None
-    before = _before(log, touched, package)
+    is_first_sight = _is_first_sight(session, log, touched, package)
+    before = _before(log, touched, package, is_first_sight)
     after, text = _after(package, touched)
     state = _state(package)
     if not _is_event(before, after) and not _is_withdrawal(state, log):
@@ -160,7 +194,7 @@ def _row(session: Any, dataset_id: str, touched: Touched, log: _Log) -> dict[str
         "facets": _json(after.facets or before.facets),
         "digest": after.digest,
         "metadata_modified": package.metadata_modified if package is not None else None,
-        "first_sight": _json(_first_sight(log, touched)),
+        "first_sight": _json(touched.resources if is_first_sight else None),
         "content": text,
         "content_of": log.previous.id
         if state is State.DELETED and log.previous is not None
@@ -186,8 +220,11 @@ def _is_stale(log: _Log, touched: Touched, package: Any) -> bool:
         return bool(package.state == model.State.ACTIVE)
     before = touched.before or _columns(package) or {}
     loaded, logged = before.get("metadata_modified"), log.previous.metadata_modified
+    if logged is None:
+        # Something was missed: see doubt. We may have begun before it was committed.
+        return True
     # CKAN moves the time forward with each edit: ours started from an older one.
-    return bool(log.previous.after_we_began or (loaded and logged and loaded < logged))
+    return bool(log.previous.after_we_began or (loaded and loaded < logged))
 
 
 def _is_excluded(package: Any, touched: Touched) -> bool:
@@ -195,10 +232,23 @@ def _is_excluded(package: Any, touched: Touched) -> bool:
     return type_ in config.exclude_types()
 
 
-def _before(log: _Log, touched: Touched, package: Any) -> _Side:
+def _is_first_sight(session: Any, log: _Log, touched: Touched, package: Any) -> bool:
+    """Tell whether the dataset was there before the log, which does not know it."""
+    if log.previous is not None or touched.created or touched.seeding:
+        return False
+    columns = touched.before or _columns(package)
+    if columns is None:
+        return True
+    found = session.connection().exec_driver_sql(
+        _IS_SINCE, {"created": columns["metadata_created"]}
+    )
+    return not found.scalar_one()
+
+
+def _before(log: _Log, touched: Touched, package: Any, is_first_sight: bool) -> _Side:
     if log.previous is not None:
         return _Side(log.previous.labels, log.previous.facets, log.previous.digest)
-    if touched.created or touched.seeding:
+    if not is_first_sight:
         return _NOWHERE
     columns = touched.before or _columns(package)
     if columns is None or columns["state"] != model.State.ACTIVE:
@@ -264,9 +314,3 @@ def _state(package: Any) -> State:
         model.State.ACTIVE: State.ACTIVE,
         model.State.DELETED: State.DELETED,
     }.get(package.state, State.HIDDEN)
-
-
-def _first_sight(log: _Log, touched: Touched) -> dict[str, str] | None:
-    if log.previous is not None or touched.created or touched.seeding:
-        return None
-    return touched.resources

@@ -18,12 +18,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from ..model import connected
-from ..model.base import IN_ORDER_OF_INDEX
+from ..model.base import HASTILY, IN_ORDER_OF_INDEX
 from ..visibility import OwnerLabels, owner_labels
 from . import held
-from .lease import BESIDE, COLUMNS, Due, lease
+from .lease import BESIDE, COLUMNS, Due, Leased, give_back, lease
 from .logged import Logged, logged
-from .places import Places
+from .places import Chosen, Places
 
 # A lease outlives the attempt by this much: time for settling it. A worker
 # that was killed delays what it held by no more than timeout + margin.
@@ -42,6 +42,7 @@ class Claimed:
     :param epoch: PostgreSQL's time of the claim, seconds since 1970
     :param monotonic: this process's clock at that moment
     :param more: whether to look again at once
+    :param is_crowded: not all of what was looked at had a place
     """
 
     deliveries: list[Due]
@@ -50,47 +51,58 @@ class Claimed:
     epoch: float
     monotonic: float
     more: bool
+    is_crowded: bool
 
     def now(self) -> float:
         """Give PostgreSQL's time, whatever this machine's clock says."""
         return self.epoch + time.monotonic() - self.monotonic
 
 
-def claim(count: int, places: Places, timeout: float) -> Claimed | None:
+def claim(count: int, places: Places, timeout: float, is_crowded: bool = False) -> Claimed | None:
     """Lease up to ``count`` deliveries that are due, the oldest first.
 
     :param places: what is under way; it is not changed
     :param timeout: seconds that an attempt may take
+    :param is_crowded: whether it is likely that not all of them have a place
     :returns: None where nothing is due, or nothing of it has a place
     """
     more = True
     with connected() as connection:
         while more:
-            claimed = _look(connection, count, places, timeout + LEASE_MARGIN)
+            claimed = _claim(connection, count, places, timeout + LEASE_MARGIN, is_crowded)
             if claimed.deliveries:
                 return claimed
-            more = claimed.more
+            more, is_crowded = claimed.more, True
     return None
 
 
-def _look(connection: Connection, count: int, places: Places, seconds: float) -> Claimed:
-    """Lease what one look at the line gives."""
-    monotonic = time.monotonic()
-    for window in (count, _WINDOW):
-        trial = places.copy()
-        rows = connection.execute(_LINE, {"window": window}).all()
-        line = [Due._make(row[:-1]) for row in rows]
-        chosen = trial.choose(line, count, monotonic)
-        if len(chosen.take) == len(line) or len(line) < window:
-            break
-    held.hold(connection, chosen.hold)
-    leased = lease(connection, [row.id for row in chosen.take], seconds)
-    deliveries = [row for row in chosen.take if row.id in leased.until]
-    until, epoch = leased.until, leased.epoch
-    # What was in the way is not any more.
-    more = bool(chosen.hold) and len(line) == window
+@dataclass(frozen=True)
+class _Line:
+    """What a look at the line gave.
+
+    :param leased: those of ``chosen.take`` that are ours
+    :param is_whole: there is nothing behind it
+    :param some_wait: something that is held back may go
+    """
+
+    chosen: Chosen
+    leased: Leased
+    count: int
+    is_whole: bool
+    some_wait: bool
+
+
+def _claim(
+    connection: Connection, count: int, places: Places, seconds: float, is_crowded: bool
+) -> Claimed:
+    monotonic, trial = time.monotonic(), places.copy()
+    look = _look_first if is_crowded or places.is_any_full else _lease_first
+    line = look(connection, count, trial, monotonic, seconds)
+    held.hold(connection, line.chosen.hold)
+    deliveries = [row for row in line.chosen.take if row.id in line.leased.until]
+    until, epoch = line.leased.until, line.leased.epoch
     left = count - len(deliveries)
-    if left and (not rows or rows[0].some_wait or chosen.hold):
+    if left and (line.some_wait or line.chosen.hold):
         others, leased = held.take(connection, trial, left, seconds)
         deliveries, until = deliveries + others, {**until, **leased.until}
         epoch = epoch or leased.epoch
@@ -100,19 +112,82 @@ def _look(connection: Connection, count: int, places: Places, seconds: float) ->
         logged(connection, {d.event_id for d in deliveries}),
         epoch,
         monotonic,
-        more or len(deliveries) == count,
+        # What was in the way is not any more.
+        (bool(line.chosen.hold) and not line.is_whole) or len(deliveries) == count,
+        len(line.chosen.take) < line.count,
     )
 
 
-# What is held back is looked for only where some of it may go.
+def _lease_first(
+    connection: Connection, count: int, places: Places, now: float, seconds: float
+) -> _Line:
+    """Lease what is due, and give back what has no place: mostly that is nothing."""
+    rows = connection.execute(_LEASE_LINE, {"count": count, "lease": seconds}).all()
+    found = [row for row in rows if row.id is not None]
+    line = [Due._make(row[: len(Due._fields)]) for row in found]
+    chosen = places.choose(line, count, now)
+    taken = {row.id for row in chosen.take}
+    until = {row.id: row.until for row in found if row.id in taken}
+    if others := [row for row in found if row.id not in taken]:
+        ids, was = [row.id for row in others], [row.was for row in others]
+        give_back(connection, ids, was, others[0].until)
+    return _Line(
+        chosen,
+        Leased(until, rows[0].epoch),
+        len(line),
+        len(line) < count,
+        rows[0].some_wait,
+    )
+
+
+def _look_first(
+    connection: Connection, count: int, places: Places, now: float, seconds: float
+) -> _Line:
+    """Lease of what is due what has a place, further back where what comes first has none."""
+    for window in (count, _WINDOW):
+        trial = places.copy()
+        rows = connection.execute(_LINE, {"window": window}).all()
+        line = [Due._make(row[: len(Due._fields)]) for row in rows if row.id is not None]
+        chosen = trial.choose(line, count, now)
+        if len(chosen.take) == len(line) or len(line) < window:
+            break
+    for row in chosen.take:
+        places.take(row, now)
+    leased = lease(connection, [row.id for row in chosen.take], seconds)
+    return _Line(chosen, leased, len(line), len(line) < window, rows[0].some_wait)
+
+
+# A row at least, also where nothing is due: what is held back is looked for only where
+# some of it may go.
+_NOW = """(SELECT EXISTS (
+        SELECT FROM webhooks WHERE next_at <= statement_timestamp() AND state = 'active'
+    ) AS some_wait, CAST(extract(epoch FROM statement_timestamp()) AS float) AS epoch) now"""
 _LINE = sa.text(
     f"""{IN_ORDER_OF_INDEX}
-    SELECT {COLUMNS}, EXISTS (SELECT FROM webhooks
-                   WHERE next_at <= statement_timestamp() AND state = 'active') AS some_wait
-    FROM (SELECT * FROM webhooks_delivery
-          WHERE status = 'pending' AND due_at <= statement_timestamp()
-          ORDER BY due_at, id LIMIT :window) d {BESIDE}
+    SELECT {COLUMNS}, some_wait
+    FROM {_NOW} LEFT JOIN (
+        SELECT * FROM webhooks_delivery
+        WHERE status = 'pending' AND due_at <= statement_timestamp()
+        ORDER BY due_at, id LIMIT :window) d ON true {BESIDE}
     ORDER BY d.due_at, d.id
+    """
+)
+# By the rows' addresses: what was locked is not looked for a second time.
+_LEASE_LINE = sa.text(
+    f"""{HASTILY}{IN_ORDER_OF_INDEX}
+    WITH mine AS MATERIALIZED (
+        SELECT ctid, id, due_at FROM webhooks_delivery
+        WHERE status = 'pending' AND due_at <= statement_timestamp()
+        ORDER BY due_at, id LIMIT :count FOR UPDATE SKIP LOCKED),
+    leased AS (
+        UPDATE webhooks_delivery
+        SET due_at = statement_timestamp() + :lease * interval '1 second'
+        WHERE ctid = ANY(ARRAY(SELECT ctid FROM mine))
+        RETURNING *)
+    SELECT {COLUMNS}, CAST(d.due_at AS text) AS until, CAST(d.was AS text) AS was, now.*
+    FROM {_NOW} LEFT JOIN (
+        SELECT leased.*, mine.due_at AS was FROM leased JOIN mine USING (id)) d ON true {BESIDE}
+    ORDER BY d.was, d.id
     """
 )
 

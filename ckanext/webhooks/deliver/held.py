@@ -16,9 +16,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from ..model import Circuit, in_transaction, try_dispatch_lock
-from ..model.base import HASTILY, array
+from ..model.base import BEGIN, HASTILY, array
 from .coalesce import coalesce
-from .lease import Due, Leased, lease, rows_of
+from .lease import BESIDE, COLUMNS, Due, Leased, give_back, lease, rows_of
 from .places import Places
 
 # Webhooks that get some of what is held back, in one claim.
@@ -31,17 +31,16 @@ def hold(connection: Connection, rows: Sequence[Due]) -> None:
     """Hold rows back until their webhooks take more."""
     if not rows:
         return
-    with in_transaction(connection, HASTILY):
-        # The webhooks first, as everywhere: who else holds one is not waited for.
-        gated = set(
-            connection.execute(_GATE, {"ids": list({row.webhook_id for row in rows})}).scalars()
-        )
+    # The webhooks first, as everywhere: who else holds one is not waited for.
+    webhooks = {"ids": list({row.webhook_id for row in rows})}
+    with in_transaction(connection, _GATE, webhooks) as gates:
+        gated = {gate.id for gate in gates}
         ids = array(row.id for row in rows if row.webhook_id in gated)
         connection.execute(_HOLD, {"ids": ids})
 
 
 _GATE = sa.text(
-    """
+    f"""{BEGIN} {HASTILY}
     WITH mine AS (
         SELECT id FROM webhooks WHERE id = ANY(CAST(:ids AS text[]))
         ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)
@@ -70,25 +69,36 @@ def take(
     :param places: where it takes its places
     :param seconds: how long the lease is
     """
-    with in_transaction(connection, HASTILY):
-        leased = _take(connection, places, count, seconds)
-    return rows_of(connection, list(leased.until)) if leased.until else [], leased
-
-
-def _take(connection: Connection, places: Places, count: int, seconds: float) -> Leased:
     quick_only = bool(places.full("unproven"))
-    gates = connection.execute(
-        _GATES,
-        {
-            "webhooks": places.full("webhook", "quick"),
-            "hosts": places.full("host"),
-            "owners": places.full("owner"),
-            "quick_only": quick_only,
-            # Up to 10,000 names, which nothing else asks for.
-            "slow": places.slow() if quick_only else [],
-            "most": _MOST_GATES,
-        },
-    ).all()
+    served = {
+        "webhooks": places.full("webhook", "quick"),
+        "hosts": places.full("host"),
+        "owners": places.full("owner"),
+        "quick_only": quick_only,
+        # Up to 10,000 names, which nothing else asks for.
+        "slow": places.slow() if quick_only else [],
+        "most": _MOST_GATES,
+    }
+    with in_transaction(connection, _GATES, served) as gates:
+        quotas = _quotas(gates, places, count)
+        if not quotas:
+            return [], Leased()
+        newest_only = {gate.webhook_id for gate in gates if gate.newest_only}
+        others = {id_: quota for id_, quota in quotas.items() if id_ not in newest_only}
+        parts = [_lease_oldest(connection, others, places, seconds)]
+        for webhook_id in quotas.keys() & newest_only:
+            parts.append(_lease_newest(connection, webhook_id, quotas[webhook_id], seconds))
+        found = [row for rows, _ in parts for row in rows]
+        # Whoever is behind these has not been looked at.
+        is_end = len(gates) < _MOST_GATES and sum(quotas.values()) < count
+        taken = Counter(row.webhook_id for row in found)
+        _move_gates(connection, gates, quotas, taken, seconds, is_end)
+    until = {id_: until for _, leased in parts for id_, until in leased.until.items()}
+    return found, Leased(until, max(leased.epoch for _, leased in parts))
+
+
+def _quotas(gates: Sequence[Any], places: Places, count: int) -> dict[str, int]:
+    """Give how many each webhook may have, and take the places."""
     quotas: dict[str, int] = {}
     for gate in gates:
         quota = places.quota(gate, min(count, _burst(gate)))
@@ -97,18 +107,7 @@ def _take(connection: Connection, places: Places, count: int, seconds: float) ->
             count -= quota
             for _ in range(quota):
                 places.take(gate, 0.0)
-    if not quotas:
-        return Leased()
-    newest_only = {gate.webhook_id for gate in gates if gate.newest_only}
-    found = _held(
-        connection, {id_: n for id_, n in quotas.items() if id_ not in newest_only}, places
-    )
-    for webhook_id in quotas.keys() & newest_only:
-        newest = _newest_held(connection, webhook_id, quotas[webhook_id])
-        found.update(dict.fromkeys(newest, webhook_id))
-    leased = lease(connection, list(found), seconds)
-    _move_gates(connection, gates, quotas, Counter(found[id_] for id_ in leased.until), seconds)
-    return leased
+    return quotas
 
 
 def _burst(gate: Any) -> int:
@@ -121,10 +120,29 @@ def _burst(gate: Any) -> int:
     return max(1, int(gate.max_rate / 60))
 
 
-def _held(connection: Connection, quotas: dict[str, int], places: Places) -> dict[int, str]:
-    """:returns: delivery id → webhook id"""
-    rows = connection.execute(_HELD, {"webhooks": list(quotas), "counts": list(quotas.values())})
-    return {row.id: row.webhook_id for row in places.within_bytes(rows)}
+def _lease_oldest(
+    connection: Connection, quotas: dict[str, int], places: Places, seconds: float
+) -> tuple[list[Due], Leased]:
+    """Lease what waits longest of each webhook, as far as the bodies may be under way."""
+    if not quotas:
+        return [], Leased()
+    values = {"webhooks": list(quotas), "counts": list(quotas.values()), "lease": seconds}
+    rows = connection.execute(_LEASE_HELD, values).all()
+    if not rows:
+        return [], Leased()
+    line = [Due._make(row[: len(Due._fields)]) for row in rows]
+    found = list(places.within_bytes(line))
+    until = rows[0].until
+    if others := [row.id for row in line[len(found) :]]:
+        give_back(connection, others, [None] * len(others), until)
+    return found, Leased({row.id: until for row in found}, rows[0].epoch)
+
+
+def _lease_newest(
+    connection: Connection, webhook_id: str, count: int, seconds: float
+) -> tuple[list[Due], Leased]:
+    leased = lease(connection, _newest_held(connection, webhook_id, count), seconds)
+    return rows_of(connection, list(leased.until)) if leased.until else [], leased
 
 
 def _newest_held(connection: Connection, webhook_id: str, count: int) -> list[int]:
@@ -147,8 +165,12 @@ def _move_gates(
     quotas: dict[str, int],
     taken: Counter[str],
     seconds: float,
+    is_end: bool,
 ) -> None:
-    """Say when each webhook takes more, and which hold nothing back any more."""
+    """Say when each webhook takes more, and which hold nothing back any more.
+
+    :param is_end: all that have something to take had their turn
+    """
     probes = [g.webhook_id for g in gates if g.circuit != Circuit.CLOSED.value]
     probed = [id_ for id_ in probes if taken[id_]]
     if probed:
@@ -161,8 +183,9 @@ def _move_gates(
     if paced:
         connection.execute(_PACE, {"ids": list(paced), "waits": list(paced.values())})
     moved = {*probed, *paced}
-    if turned := [id_ for id_ in quotas if taken[id_] and id_ not in moved]:
-        # They have had their turn: others come first at the next claim.
+    turned = [id_ for id_ in quotas if taken[id_] and id_ not in moved]
+    if turned and not is_end:
+        # Others come first at the next claim.
         connection.execute(_TURN, {"ids": turned})
     empty = [id_ for id_, quota in quotas.items() if taken[id_] < quota]
     if empty and try_dispatch_lock(connection):
@@ -170,7 +193,7 @@ def _move_gates(
 
 
 _GATES = sa.text(
-    """
+    f"""{BEGIN} {HASTILY}
     SELECT w.id AS webhook_id, w.circuit, w.max_rate, w.newest_only, w.user_id, w.host, 0 AS size,
            w.failures = 0 AND w.last_success_at IS NOT NULL AS is_proven
     FROM webhooks w
@@ -183,17 +206,25 @@ _GATES = sa.text(
     ORDER BY w.next_at LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
     """
 )
-_HELD = sa.text(
-    """
-    SELECT d.id, q.id AS webhook_id,
-           coalesce(octet_length(coalesce(e.content, source.content)), 0) AS size
-    FROM unnest(CAST(:webhooks AS text[]), CAST(:counts AS int[])) AS q(id, count)
-        CROSS JOIN LATERAL (
-            SELECT id, event_id FROM webhooks_delivery
-            WHERE webhook_id = q.id AND status = 'pending' AND due_at IS NULL
-            ORDER BY id LIMIT q.count) d
-        LEFT JOIN webhooks_event e ON e.id = d.event_id
-        LEFT JOIN webhooks_event source ON source.id = e.source_id
+# By the rows' addresses: what was locked is not looked for a second time.
+_LEASE_HELD = sa.text(
+    f"""
+    WITH mine AS MATERIALIZED (
+        SELECT d.ctid
+        FROM unnest(CAST(:webhooks AS text[]), CAST(:counts AS int[])) AS q(id, count)
+            CROSS JOIN LATERAL (
+                SELECT ctid FROM webhooks_delivery
+                WHERE webhook_id = q.id AND status = 'pending' AND due_at IS NULL
+                ORDER BY id LIMIT q.count FOR UPDATE SKIP LOCKED) d),
+    leased AS (
+        UPDATE webhooks_delivery
+        SET due_at = statement_timestamp() + :lease * interval '1 second'
+        WHERE ctid = ANY(ARRAY(SELECT ctid FROM mine))
+        RETURNING *)
+    SELECT {COLUMNS}, CAST(d.due_at AS text) AS until,
+           CAST(extract(epoch FROM statement_timestamp()) AS float) AS epoch
+    FROM leased d {BESIDE}
+    ORDER BY d.id
     """
 )
 _AHEAD = sa.text(

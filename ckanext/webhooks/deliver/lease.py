@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from ..model import STILL_PENDING
 from ..model.base import HASTILY, array
 
 
@@ -91,7 +92,7 @@ def lease(connection: Connection, ids: Sequence[int], seconds: float) -> Leased:
     if not ids:
         return Leased()
     rows = connection.execute(_LEASE, {"ids": array(ids), "lease": seconds}).all()
-    return Leased({row.id: row.until for row in rows}, float(rows[0].epoch) if rows else 0.0)
+    return Leased({row.id: row.until for row in rows}, rows[0].epoch if rows else 0.0)
 
 
 # By the rows' addresses: what was locked is not looked for a second time.
@@ -106,7 +107,29 @@ _LEASE = sa.text(
             AND (due_at <= statement_timestamp()) IS NOT FALSE
         FOR UPDATE SKIP LOCKED))
     RETURNING id, CAST(due_at AS text) AS until,
-              extract(epoch FROM statement_timestamp()) AS epoch
+              CAST(extract(epoch FROM statement_timestamp()) AS float) AS epoch
+    """
+)
+
+
+def give_back(
+    connection: Connection, ids: Iterable[int], was: Iterable[str | None], until: str
+) -> None:
+    """Put deliveries that were leased for nothing back to where they were in the line.
+
+    :param was: for each id, when it was due, None where it was held back
+    :param until: their lease
+    """
+    values = {"ids": array(ids), "was": array(was), "until": until}
+    connection.execute(_GIVE_BACK, values)
+
+
+_GIVE_BACK = sa.text(
+    f"""{HASTILY}
+    UPDATE webhooks_delivery d SET due_at = o.was
+    FROM unnest(CAST(:ids AS bigint[]), CAST(:was AS timestamptz[])) AS o(id, was)
+    WHERE d.id = o.id
+        AND CASE d.due_at WHEN CAST(:until AS timestamptz) THEN {STILL_PENDING} ELSE false END
     """
 )
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -13,6 +12,14 @@ from sqlalchemy.engine import Connection
 from .. import config
 from ..model import State
 from ..visibility import OwnerLabels, Sending, publishable, sending
+
+
+class Seen(NamedTuple):
+    """A state in which the log has a dataset."""
+
+    state: str
+    labels_before: list[str] | None
+    labels: list[str] | None
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,7 @@ class Logged:
     """
 
     row: Any
-    since: Sequence[Any]
+    since: Sequence[Seen]
 
     def sending(self, verb: str, labels: OwnerLabels) -> Sending:
         """Say what of this event may be sent now to somebody with these labels.
@@ -52,36 +59,33 @@ def logged(connection: Connection, event_ids: Collection[str]) -> dict[str, Logg
     if not event_ids:
         return {}
     events = connection.execute(_EVENTS, {"ids": list(event_ids)}).all()
-    oldest: dict[str, int] = {}
-    for event in events:
-        oldest[event.dataset_id] = min(event.version, oldest.get(event.dataset_id, event.version))
-    states = defaultdict(list)
-    for state in connection.execute(
-        _SINCE, {"ids": list(oldest), "versions": list(oldest.values())}
-    ):
-        states[state.dataset_id].append(state)
-    return {
-        event.id: Logged(event, [s for s in states[event.dataset_id] if s.version >= event.version])
-        for event in events
-    }
+    return {event.id: Logged(event, _since(event)) for event in events}
 
 
+def _since(event: Any) -> list[Seen]:
+    return [Seen(*seen) for version, *seen in event.since or () if version >= event.version]
+
+
+# Since an event there is mostly one state, and never more than the ways in which its
+# dataset was visible.
 _EVENTS = sa.text(
     """
-    SELECT e.id, e.user_id, e.entity_type, e.entity_id, e.dataset_id, e.state, e.occurred_at,
-           e.labels_before, e.labels, e.facets_before, e.facets, e.changed, e.content,
-           coalesce(e.version, source.version) AS version, source.content AS source_content
-    FROM webhooks_event e LEFT JOIN webhooks_event source ON source.id = e.source_id
-    WHERE e.id = ANY(CAST(:ids AS text[]))
-    """
-)
-# Mostly one, and never more than the ways in which a dataset was visible.
-_SINCE = sa.text(
-    """
-    SELECT dataset_id, state, labels_before, labels, max(e.version) AS version
-    FROM webhooks_event e
-        JOIN unnest(CAST(:ids AS text[]), CAST(:versions AS int[])) AS asked(id, version)
-        ON dataset_id = asked.id AND e.version >= asked.version
-    GROUP BY dataset_id, state, labels_before, labels
+    WITH found AS (
+        SELECT e.id, e.user_id, e.entity_type, e.entity_id, e.dataset_id, e.state, e.occurred_at,
+               e.labels_before, e.labels, e.facets_before, e.facets, e.changed, e.content,
+               coalesce(e.version, source.version) AS version, source.content AS source_content
+        FROM webhooks_event e LEFT JOIN webhooks_event source ON source.id = e.source_id
+        WHERE e.id = ANY(CAST(:ids AS text[]))),
+    seen AS (
+        SELECT e.dataset_id, state, labels_before, labels, max(e.version) AS version
+        FROM webhooks_event e
+            JOIN (SELECT dataset_id, min(version) AS version FROM found GROUP BY dataset_id) oldest
+            ON e.dataset_id = oldest.dataset_id AND e.version >= oldest.version
+        GROUP BY e.dataset_id, state, labels_before, labels)
+    SELECT found.*, since.states AS since
+    FROM found LEFT JOIN (
+        SELECT dataset_id, jsonb_agg(jsonb_build_array(version, state, labels_before, labels))
+            AS states
+        FROM seen GROUP BY dataset_id) since USING (dataset_id)
     """
 )

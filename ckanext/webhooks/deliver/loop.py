@@ -113,6 +113,7 @@ class _Drive:
         self.books = Books(self._settle, self.engine.wake)
         # Whether more may be due than was claimed, or has a place now.
         self.more = True
+        self.is_crowded = False
         self.next_look = 0.0
         self.made = 0
 
@@ -136,14 +137,14 @@ class _Drive:
         self.next_look = time.monotonic() + _LOOK_EVERY
         try:
             count = min(self.places.room, _MOST_AT_ONCE)
-            claimed = claim(count, self.places, self.timeout)
+            claimed = claim(count, self.places, self.timeout, self.is_crowded)
         except SQLAlchemyError:
             if not self.under_way and self.books.is_empty:
                 raise
             return 0  # what is under way is to be settled first, and says the same
         if claimed is None:
             return 0
-        self.more = claimed.more
+        self.more, self.is_crowded = claimed.more, claimed.is_crowded
         self._prepare(claimed)
         return len(claimed.deliveries)
 

@@ -103,6 +103,10 @@ class Places:
         return self._taken.get(_ALL, 0)
 
     @property
+    def is_any_full(self) -> bool:
+        return bool(self._full_since) or self._bytes >= self.bounds.bytes
+
+    @property
     def room(self) -> int:
         return self.bounds.all - self.taken
 

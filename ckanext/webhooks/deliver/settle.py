@@ -9,8 +9,16 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from ..model import Circuit, Status, WebhookState, connected, in_transaction
-from ..model.base import HASTILY, array
+from ..model import (
+    STILL_PENDING,
+    Circuit,
+    Status,
+    WebhookState,
+    connected,
+    in_transaction,
+    pending_of,
+)
+from ..model.base import BEGIN, HASTILY, array
 from ..topics import PING
 from .attempt import Attempted
 from .health import Health, after
@@ -49,24 +57,23 @@ _SETTLE = sa.text(
             THEN clock_timestamp() + o.retry_in * interval '1 second' ELSE d.due_at END,
         ended_at = CASE WHEN o.status <> 'pending' THEN clock_timestamp() END
     FROM o
-    -- Written so that no other index than that of ids fits.
-    WHERE d.id = o.id AND (d.status = 'pending') IS TRUE
+    WHERE d.id = o.id AND {STILL_PENDING}
         AND (d.due_at = o.until OR o.status = 'delivered') IS TRUE
     """
 )
 _CANCEL = sa.text(
-    """
+    f"""
     UPDATE webhooks_delivery d
     SET status = 'cancelled', reason = o.reason, ended_at = clock_timestamp()
     FROM unnest(CAST(:ids AS bigint[]), CAST(:reasons AS text[])) AS o(id, reason)
-    WHERE d.id = o.id AND d.status = 'pending'
+    WHERE d.id = o.id AND {STILL_PENDING}
     """
 )
 # Rows are locked in one order everywhere, webhooks before deliveries. One that
 # went on well needs no lock: when it last succeeded is known to 10 s, not at
 # the cost of a row written for each set.
 _LOCK_HEALTH = sa.text(
-    """
+    f"""{BEGIN} {HASTILY}
     SELECT id, state, circuit, failures, challenge,
            extract(epoch FROM clock_timestamp() - failing_since) AS failing_for
     FROM webhooks
@@ -104,10 +111,10 @@ _DISABLE = sa.text(
     """
 )
 _CANCEL_DISABLED = sa.text(
-    """
+    f"""
     UPDATE webhooks_delivery
     SET status = 'cancelled', reason = 'disabled', ended_at = clock_timestamp()
-    WHERE webhook_id = ANY(CAST(:ids AS text[])) AND status = 'pending'
+    WHERE status = 'pending' AND id = ANY(ARRAY({pending_of("ANY(CAST(:ids AS text[]))")}))
     """
 )
 _VERIFY = sa.text(
@@ -130,8 +137,8 @@ def settle(attempted: Sequence[Attempted], schedule: Sequence[float], disable_af
         if all(a.delivery.is_well and d.verdict is Verdict.DELIVERED for a, d in decided):
             connection.execute(_SETTLE, values)
             return
-        with in_transaction(connection, HASTILY):
-            found = _lock_health(connection, decided)
+        with in_transaction(connection, _LOCK_HEALTH, _said_of(decided)) as rows:
+            found = {row.id: row for row in rows}
             connection.execute(_SETTLE, values)
             _write_health(connection, found, decided, disable_after)
             _verify(connection, found, decided)
@@ -217,16 +224,14 @@ def _says_something(attempted: Attempted, decision: Decision) -> bool:
     return attempted.delivery.topic != PING or decision.verdict is Verdict.DELIVERED
 
 
-def _lock_health(
-    connection: Connection, decided: Sequence[tuple[Attempted, Decision]]
-) -> dict[str, Any]:
-    """Lock the webhooks of which an attempt says something new."""
-    failed = {a.delivery.webhook_id for a, d in decided if d.verdict is not Verdict.DELIVERED}
-    rows = connection.execute(
-        _LOCK_HEALTH,
-        {"ids": list({a.delivery.webhook_id for a, _ in decided}), "failed": list(failed)},
-    )
-    return {row.id: row for row in rows}
+def _said_of(decided: Sequence[tuple[Attempted, Decision]]) -> dict[str, list[str]]:
+    """Name the webhooks of which attempts may say something new."""
+    return {
+        "ids": list({a.delivery.webhook_id for a, _ in decided}),
+        "failed": list(
+            {a.delivery.webhook_id for a, d in decided if d.verdict is not Verdict.DELIVERED}
+        ),
+    }
 
 
 def _write_health(

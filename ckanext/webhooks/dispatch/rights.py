@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from sqlalchemy.engine import Connection
 
 from .. import owners
 from ..model import Origin, State, connected, in_transaction
+from ..model.base import BEGIN
 from ..visibility import ALL, OwnerLabels, common, may_see, owner_labels, stored_labels
 from . import write
 from .events import Event
@@ -57,8 +58,11 @@ class Serving:
 
 def notice_rights() -> None:
     """Begin to move the owners whose labels are not those they were told under."""
-    with connected() as connection, in_transaction(connection, write.LOCK):
-        notice(connection, is_all_told(connection))
+    with (
+        connected() as connection,
+        in_transaction(connection, _IS_WAITING_UNDER_LOCK) as [(is_waiting,)],
+    ):
+        notice(connection, not is_waiting)
 
 
 def move_on() -> int:
@@ -67,24 +71,26 @@ def move_on() -> int:
     :returns: how many moves are under way; 0 when there is nothing to do
     """
     with connected() as connection:
-        if not _moves(connection):
+        if not _moves(connection.execute(_MOVES)):
             return 0
-        with in_transaction(connection, write.LOCK):
-            moves = _moves(connection)
+        with in_transaction(connection, _MOVES_UNDER_LOCK) as rows:
+            moves = _moves(rows)
             if moves:
                 _move_page(connection, moves[0])
     return len(moves)
 
 
-def settle(connection: Connection, dataset_ids: Sequence[str]) -> Serving:
+def settle(connection: Connection, dataset_ids: Sequence[str], numbers: write.Numbers) -> Serving:
     """Say under which labels each owner is told of changes of some datasets.
 
     Owners who are being moved are first told what that means for these.
+
+    :param numbers: for what they are told
     """
     serving = notice(connection, all_told=False)
-    for move in _moves(connection) if serving.is_moving else ():
+    for move in _moves(connection.execute(_MOVES)) if serving.is_moving else ():
         seen = connection.execute(_SOME, {**_bounds(move), "ids": list(dataset_ids)}).all()
-        _tell(connection, move, seen)
+        _tell(connection, move, seen, numbers)
     return serving
 
 
@@ -149,7 +155,7 @@ def _begin(connection: Connection, moves: Mapping[str, OwnerLabels]) -> None:
         connection.execute(_BEGIN, {"user_id": user_id, "labels": stored_labels(labels)})
 
 
-def _moves(connection: Connection) -> list[_Move]:
+def _moves(rows: Iterable[Any]) -> list[_Move]:
     return [
         _Move(
             row.user_id,
@@ -158,13 +164,13 @@ def _moves(connection: Connection) -> list[_Move]:
             row.since,
             row.cursor,
         )
-        for row in connection.execute(_MOVES)
+        for row in rows
     ]
 
 
 def _move_page(connection: Connection, move: _Move) -> None:
     page = connection.execute(_PAGE, {**_bounds(move), "count": PAGE}).all()
-    _tell(connection, move, page)
+    _tell(connection, move, page, write.numbers(connection))
     if len(page) == PAGE:
         values = {"user_id": move.user_id, "cursor": page[-1].dataset_id}
         connection.execute(_GO_ON, values)
@@ -181,13 +187,12 @@ def _bounds(move: _Move) -> dict[str, Any]:
     return {"cursor": move.cursor, "since": move.since, "moved": moved}
 
 
-def _tell(connection: Connection, move: _Move, seen: Sequence[Any]) -> None:
+def _tell(connection: Connection, move: _Move, seen: Sequence[Any], numbers: write.Numbers) -> None:
     """Tell an owner the difference that a move makes for some datasets."""
-    now = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
-    events = [event for row in seen for event in _events(row, move, now)]
+    events = [event for row in seen for event in _events(row, move, numbers.now)]
     if not events:
         return
-    write.number(connection, events)
+    numbers.give(events)
     write.write_events(connection, events)
     pairs = (
         write.pair(
@@ -232,6 +237,7 @@ def _events(seen: Any, move: _Move, now: Any) -> Iterator[Event]:
 
 
 _IS_WAITING = sa.text("SELECT EXISTS (SELECT FROM webhooks_event WHERE sequence IS NULL)")
+_IS_WAITING_UNDER_LOCK = sa.text(f"{BEGIN} {write.LOCK} {_IS_WAITING}")
 _OWNERS = sa.text(
     """
     SELECT user_id, s.labels, s.next_labels
@@ -261,6 +267,7 @@ _MOVES = sa.text(
     WHERE next_labels IS NOT NULL ORDER BY user_id
     """
 )
+_MOVES_UNDER_LOCK = sa.text(f"{BEGIN} {write.LOCK} {_MOVES}")
 _GO_ON = sa.text("UPDATE webhooks_served SET cursor = :cursor WHERE user_id = :user_id")
 _END = sa.text(
     """

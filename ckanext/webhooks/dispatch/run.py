@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 
 from .. import config
 from ..model import Origin, State, connected, in_transaction
+from ..model.base import BEGIN
 from ..visibility import OwnerLabels, may_see
 from . import loops, rights, write
 from .events import Event, events_or_fewer
@@ -24,10 +25,12 @@ MAX_STORED_BYTES = 8 * 1024 * 1024
 class Dispatched:
     """What one set was.
 
-    :param left: how many captured changes are known to wait still
+    :param changes: how many captured changes it was of
+    :param left: how many are known to wait still
     :param is_moving: whether somebody's rights have changed
     """
 
+    changes: int
     left: int
     is_moving: bool
 
@@ -37,27 +40,29 @@ def dispatch() -> Dispatched | None:
 
     :returns: None where nothing waited
     """
-    with connected() as connection, in_transaction(connection, write.LOCK):
-        changes = connection.execute(
-            _WAITING,
-            {"events": MAX_EVENTS, "bytes": MAX_STORED_BYTES, "bound": config.loop_bound()},
-        ).all()
+    bounds = {"events": MAX_EVENTS, "bytes": MAX_STORED_BYTES, "bound": config.loop_bound()}
+    with (
+        connected() as connection,
+        in_transaction(connection, _WAITING, bounds) as changes,
+    ):
         if not changes:
             return None
-        serving = rights.settle(connection, sorted({change.dataset_id for change in changes}))
+        numbers = write.Numbers(changes[0].last_number, changes[0].now)
+        datasets = sorted({change.dataset_id for change in changes})
+        serving = rights.settle(connection, datasets, numbers)
         events = [event for change in changes for event in events_or_fewer(change)]
-        write.number(connection, events)
+        numbers.give(events)
         _slow_down(changes, events)
         write.write_events(connection, events)
         write.write_deliveries(connection, _pairs(events, serving.labels))
         _blank(connection, [c.dataset_id for c in changes if c.state == State.PURGED])
         if serving.held_back:
             serving = rights.notice(connection, rights.is_all_told(connection))
-        return Dispatched(int(changes[0].known) - len(changes), serving.is_moving)
+        return Dispatched(len(changes), int(changes[0].known) - len(changes), serving.is_moving)
 
 
 _WAITING = sa.text(
-    """
+    f"""{BEGIN} {write.LOCK}
     WITH waiting AS (
         SELECT id, sum(coalesce(pg_column_size(content), 0)) OVER (ORDER BY position)
                    - coalesce(pg_column_size(content), 0) AS bytes_before
@@ -67,8 +72,9 @@ _WAITING = sa.text(
     SELECT e.id, e.dataset_id, e.state, e.occurred_at, e.captured_at, e.labels_before, e.labels,
            e.facets_before, e.facets, e.content, e.first_sight, e.origin,
            previous.due_at AS due_before, earlier.captured_at AS bound_at,
-           previous.content AS content_before, (SELECT count(*) FROM waiting) AS known
-    FROM waiting JOIN webhooks_event e USING (id)
+           previous.content AS content_before, (SELECT count(*) FROM waiting) AS known,
+           numbers.*
+    FROM waiting JOIN webhooks_event e USING (id) CROSS JOIN {write.NUMBERS}
     LEFT JOIN webhooks_event previous
         ON previous.dataset_id = e.dataset_id AND previous.version = e.version - 1
     LEFT JOIN webhooks_event earlier
@@ -105,17 +111,24 @@ def _blank(connection: Connection, dataset_ids: Sequence[str]) -> None:
         connection.execute(_BLANK_ANSWERS, {"ids": dataset_ids})
 
 
+# Datasets' own rows by their index, and by another the rows that have them as their source.
+_ROWS_OF = """
+    WITH own AS MATERIALIZED (
+        SELECT id FROM webhooks_event
+        WHERE dataset_id = ANY(CAST(:ids AS text[])) AND version IS NOT NULL)
+    SELECT id FROM own
+    UNION SELECT e.id FROM own JOIN webhooks_event e ON e.source_id = own.id
+"""
 _BLANK_CONTENT = sa.text(
-    """
+    f"""
     UPDATE webhooks_event SET content = NULL
-    WHERE dataset_id = ANY(CAST(:ids AS text[])) AND content IS NOT NULL
+    WHERE id = ANY(ARRAY({_ROWS_OF})) AND content IS NOT NULL
     """
 )
 _BLANK_ANSWERS = sa.text(
-    """
+    f"""
     UPDATE webhooks_attempt a SET answer = NULL
     FROM webhooks_event e JOIN webhooks_delivery d ON d.sequence = e.sequence
-    WHERE e.dataset_id = ANY(CAST(:ids AS text[])) AND a.delivery_id = d.id
-        AND a.answer IS NOT NULL
+    WHERE e.id = ANY(ARRAY({_ROWS_OF})) AND a.delivery_id = d.id AND a.answer IS NOT NULL
     """
 )

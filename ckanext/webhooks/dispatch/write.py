@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from .. import model
-from ..model.base import LOCK_DISPATCH
+from ..model.base import LOCK_DISPATCH, array
 from ..visibility import told
 from .events import Event
 
@@ -26,46 +28,68 @@ _TABLE = model.Event.__table__
 LOCK = f"{LOCK_DISPATCH} SET LOCAL work_mem = '64MB';"
 
 
-def number(connection: Connection, events: Sequence[Event]) -> None:
-    numbers = connection.execute(
-        sa.text(
-            "SELECT nextval('webhooks_event_order'), clock_timestamp()"
-            " FROM generate_series(1, :count)"
-        ),
-        {"count": len(events)},
-    ).all()
-    for event, (sequence, now) in zip(events, numbers, strict=True):
-        event.row["sequence"] = sequence
-        event.row["dispatched_at"] = now
+@dataclass
+class Numbers:
+    """Where the numbers of events go on, which the lock lets nobody else give.
+
+    :ivar last: the last one that was given
+    :ivar now: when those that are numbered now are dispatched
+    """
+
+    last: int
+    now: datetime.datetime
+
+    def give(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self.last += 1
+            event.row["sequence"] = self.last
+            event.row["dispatched_at"] = self.now
+
+
+# What :class:`Numbers` takes, as one row.
+NUMBERS = """(SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END AS last_number,
+                   clock_timestamp() AS now FROM webhooks_event_order) numbers"""
+
+
+def numbers(connection: Connection) -> Numbers:
+    row = connection.execute(sa.text(f"SELECT * FROM {NUMBERS}")).one()
+    return Numbers(row.last_number, row.now)
 
 
 def write_events(connection: Connection, events: Sequence[Event]) -> None:
-    if captured := [e.row for e in events if not e.is_new]:
-        connection.execute(
-            _NUMBER,
-            {
-                "ids": [row["id"] for row in captured],
-                "numbers": [row["sequence"] for row in captured],
-                "at": [row["dispatched_at"] for row in captured],
-                "due": [row.get("due_at") for row in captured],
-                # Not an array of arrays: in PostgreSQL these are all of one length.
-                "changed": [json.dumps(row["changed"]) for row in captured],
-            },
-        )
+    """Write what was numbered, and that it was.
+
+    A number that was taken is not taken again, even if this transaction fails.
+    """
+    captured = [e.row for e in events if not e.is_new]
+    connection.execute(
+        _NUMBER,
+        {
+            "ids": array(row["id"] for row in captured),
+            "numbers": array(row["sequence"] for row in captured),
+            "at": events[0].row["dispatched_at"],
+            "due": [row.get("due_at") for row in captured],
+            # Not an array of arrays: in PostgreSQL these are all of one length.
+            "changed": array(json.dumps(row["changed"]) for row in captured),
+            "last": events[-1].row["sequence"],
+        },
+    )
     if new := [e.row for e in events if e.is_new]:
         connection.execute(sa.insert(_TABLE), new)
 
 
 _NUMBER = sa.text(
     """
-    UPDATE webhooks_event e
-    SET sequence = o.number, dispatched_at = o.at, due_at = o.due,
-        changed = CASE WHEN o.changed <> 'null'
-            THEN ARRAY(SELECT jsonb_array_elements_text(CAST(o.changed AS jsonb))) END
-    FROM unnest(CAST(:ids AS text[]), CAST(:numbers AS bigint[]), CAST(:at AS timestamptz[]),
-                CAST(:due AS timestamptz[]), CAST(:changed AS text[]))
-        AS o(id, number, at, due, changed)
-    WHERE e.id = o.id
+    WITH numbered AS (
+        UPDATE webhooks_event e
+        SET sequence = o.number, dispatched_at = :at, due_at = o.due,
+            changed = CASE WHEN o.changed <> 'null'
+                THEN ARRAY(SELECT jsonb_array_elements_text(CAST(o.changed AS jsonb))) END
+        FROM unnest(CAST(:ids AS text[]), CAST(:numbers AS bigint[]),
+                    CAST(:due AS timestamptz[]), CAST(:changed AS text[]))
+            AS o(id, number, due, changed)
+        WHERE e.id = o.id)
+    SELECT setval('webhooks_event_order', :last)
     """
 )
 
@@ -93,8 +117,8 @@ def write_deliveries(connection: Connection, pairs: Iterable[dict[str, Any]]) ->
     """Write what the owners' webhooks are told."""
     rows = iter(pairs)
     while batch := list(itertools.islice(rows, MAX_PAIRS)):
-        values = {key: [row[key] for row in batch] for key in batch[0]}
-        several = len(set(values["event_id"])) > 1
+        values = _columns(batch)
+        several = any(row["event_id"] != batch[0]["event_id"] for row in batch)
         connection.execute(_INSERT_IN_ORDER if several else _INSERT, values)
 
 
@@ -104,8 +128,12 @@ def write_again(connection: Connection, webhook_id: str, pairs: Sequence[dict[st
     :param webhook_id: the caller has locked its row, and made it say that
         something is held back
     """
-    values = {key: [pair[key] for pair in pairs] for key in pairs[0]}
+    values = _columns(pairs)
     return int(connection.execute(_INSERT_AGAIN, {**values, "webhook_id": webhook_id}).rowcount)
+
+
+def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    return {key: array(row[key] for row in rows) for key in rows[0]}
 
 
 # Filters: each facet that a webhook names must have one of the values named.

@@ -10,13 +10,14 @@ from .base import (
     transaction,
     try_dispatch_lock,
 )
-from .delivery import Delivery, Status, ping_row
+from .delivery import STILL_PENDING, Delivery, Status, pending_of, ping_row
 from .event import Event, Origin, State
 from .served import Served
 from .webhook import BY_A_PERSON, UNVERIFIED, Circuit, Format, Webhook, WebhookState
 
 __all__ = [
     "BY_A_PERSON",
+    "STILL_PENDING",
     "UNVERIFIED",
     "Attempt",
     "Circuit",
@@ -34,6 +35,7 @@ __all__ = [
     "dispatch_lock",
     "in_transaction",
     "missing_tables",
+    "pending_of",
     "ping_row",
     "transaction",
     "try_dispatch_lock",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -37,22 +38,32 @@ def bounds(
 
 def first(connection: Connection, column: Any, time_column: Any, at: datetime.datetime) -> int:
     """Give the number from which on rows are no older than a time, as nearly as their order is."""
+    return firsts(connection, column, time_column, [at])[0]
+
+
+def firsts(
+    connection: Connection, column: Any, time_column: Any, moments: Sequence[datetime.datetime]
+) -> list[int]:
+    """Give that number for each of some times; :data:`END` where there are no rows."""
     names = {"number": column.name, "time": time_column.name, "table": column.table.name}
-    found = connection.execute(sa.text(_FIRST % names), {"at": at}).scalar()
-    return END if found is None else int(found)
+    found = connection.execute(sa.text(_FIRSTS % names), {"moments": list(moments)}).scalars()
+    return [END if number is None else number for number in found]
 
 
 # Bisection: some forty looks into an index, whatever the table holds.
-_FIRST = """
-    WITH RECURSIVE halved AS (
-        SELECT min(%(number)s) AS low, max(%(number)s) + 1 AS high FROM %(table)s
-        UNION ALL
-        SELECT CASE WHEN found.at < :at THEN halved.middle + 1 ELSE halved.low END,
-               CASE WHEN found.at < :at THEN halved.high ELSE halved.middle END
-        FROM (SELECT low, high, low + (high - low) / 2 AS middle FROM halved
-              WHERE low < high) halved
-            CROSS JOIN LATERAL (
-                SELECT %(time)s AS at FROM %(table)s
-                WHERE %(number)s >= halved.middle ORDER BY %(number)s LIMIT 1) found)
-    SELECT low FROM halved WHERE low = high
+_FIRSTS = """
+    SELECT (
+        WITH RECURSIVE halved AS (
+            SELECT min(%(number)s) AS low, max(%(number)s) + 1 AS high FROM %(table)s
+            UNION ALL
+            SELECT CASE WHEN found.at < asked.at THEN halved.middle + 1 ELSE halved.low END,
+                   CASE WHEN found.at < asked.at THEN halved.high ELSE halved.middle END
+            FROM (SELECT low, high, low + (high - low) / 2 AS middle FROM halved
+                  WHERE low < high) halved
+                CROSS JOIN LATERAL (
+                    SELECT %(time)s AS at FROM %(table)s
+                    WHERE %(number)s >= halved.middle ORDER BY %(number)s LIMIT 1) found)
+        SELECT low FROM halved WHERE low = high)
+    FROM unnest(CAST(:moments AS timestamptz[])) WITH ORDINALITY asked (at, number)
+    ORDER BY asked.number
 """

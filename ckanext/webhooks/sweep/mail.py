@@ -35,9 +35,18 @@ def tell_owners() -> int:
 
     :returns: how many were sent
     """
+    waiting = list(_due())
+    if waiting and not config.mail_from():
+        log.warning(
+            "webhooks [%s]: %d mails to owners of webhooks are not sent: smtp.mail_from is not set."
+            " Set it in ckan.ini; CKAN's other mails need it, too.",
+            uuid.uuid4(),
+            len(waiting),
+        )
+        return 0
     sent = 0
     try:
-        for row, mail in _due():
+        for row, mail in waiting:
             if _note(row, mail):
                 sent += _send(row, mail)
     except _ServerAway:

@@ -81,7 +81,7 @@ def _trimmed() -> Iterator[int]:
         yield from _prune_events(config.retention_days(), cut)
 
 
-def _prune_events(days: int, cut: int) -> Iterator[int]:
+def _prune_events(days: float, cut: int) -> Iterator[int]:
     """:param cut: up to this number, events go whatever their age"""
     table = Event.__table__
     with transaction() as connection:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from .. import owners
-from ..model import WebhookState, transaction
+from ..model import STILL_PENDING, WebhookState, pending_of, transaction
 
 _NO_ROLE = "its owner does not have the role of ckanext.webhooks.minimum_auth"
 _NO_OWNER = "its owner is not an active user any more"
@@ -45,7 +45,7 @@ def _reason(owner: owners.Owner) -> str | None:
 
 # Webhooks are locked in one order everywhere, and before their deliveries.
 _PAUSE = sa.text(
-    """
+    f"""
     WITH found AS (
         SELECT w.id, o.reason
         FROM unnest(CAST(:user_ids AS text[]), CAST(:reasons AS text[])) AS o(user_id, reason)
@@ -59,7 +59,8 @@ _PAUSE = sa.text(
         RETURNING w.id, found.reason)
     UPDATE webhooks_delivery d
     SET status = 'cancelled', reason = paused.reason, ended_at = clock_timestamp()
-    FROM paused WHERE d.webhook_id = paused.id AND d.status = 'pending'
+    FROM paused CROSS JOIN LATERAL ({pending_of("paused.id")}) pending
+    WHERE d.id = pending.id AND {STILL_PENDING}
     """
 )
 _RESUME = sa.text(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import ckan.plugins.toolkit as tk
 
+from ..phrases import translated
 from .incident import Mail
 
 # Of a line of prose, as RFC 3676 (4.2) has it for mail in plain text.
@@ -82,7 +83,8 @@ def _disabled(facts: Facts) -> tuple[str, str, list[str]]:
     )
     again = [_replay(facts, failed_only=True), _replay(facts)]
     advice = [_show(facts), _enable(facts), *again]
-    return tk._("A webhook has been disabled"), said % {"reason": facts.state_reason}, advice
+    said %= {"reason": translated(str(facts.state_reason))}
+    return tk._("A webhook has been disabled"), said, advice
 
 
 def _recovered(facts: Facts) -> tuple[str, str, list[str]]:
@@ -102,7 +104,7 @@ def _about(mail: Mail, facts: Facts) -> list[str]:
     if mail is not Mail.RECOVERED:
         lines += [
             (tk._("failing since"), _time(facts.since)),
-            (tk._("last failure"), facts.what),
+            (tk._("last failure"), facts.what and translated(facts.what)),
         ]
     return [f"    {name}: {value}" for name, value in lines if value]
 
