@@ -89,8 +89,9 @@ def line(event: Mapping[str, Any], signed: bool, at: str) -> str:
     words = (
         at,
         click.style(topic.ljust(15), fg=_COLOURS.get(topic.rpartition("/")[2]), bold=True),
-        plain(_name(event)),
+        # Before what is of any length, so that it stands in a column.
         coloured("verified" if signed else "not verified"),
+        plain(_name(event)),
         plain(event.get("changed")),
     )
     return "  ".join(word for word in words if word)

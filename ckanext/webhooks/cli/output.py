@@ -32,6 +32,7 @@ _COLOURS = {
     "disabled": "red",
     "failed": "red",
     "failing": "red",
+    "wrong": "red",
     "not verified": "red",
 }
 

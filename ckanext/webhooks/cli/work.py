@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 from collections import Counter
 from contextlib import nullcontext
 from typing import Any
 
-import ckan.plugins.toolkit as tk
 import click
 from ckan import model as ckan_model
 
@@ -28,14 +25,18 @@ def worker(concurrency: int, loglevel: str) -> None:
     Any number of workers may run, on any number of machines.
     """
     require_tables()
-    os.environ["CKAN_INI"] = tk.config["__file__"]
-    # The same command that Celery's users know, in this very process: what the
-    # command line alone needed of CKAN is not kept in memory.
-    command = [sys.executable, "-m", "celery", "-A", "ckanext.webhooks.worker", "worker"]
+    # Here and not above: it sets this process up as a worker.
+    from celery.bin.celery import celery
+
+    from .. import worker as entry
+
+    # Celery's own command, in this very process: loading CKAN anew would double the time
+    # after which a worker that was killed is back.
+    command = ["--app", entry.__name__, "worker"]
     command += [f"--concurrency={concurrency}", f"--loglevel={loglevel}"]
     # Workers need not know of each other: the tables say what is taken.
     command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-    os.execv(command[0], command)
+    celery.main(command)
 
 
 @click.command()
@@ -124,18 +125,15 @@ def diagnose(as_json: bool) -> None:
         write_json([{**vars(finding), "level": finding.level.value} for finding in found])
     else:
         for finding in found:
-            click.echo(f"{coloured(_MARKS[finding.level])} {finding.what}")
+            click.echo(f"{coloured(finding.level.value.ljust(_LEVEL))} {finding.what}")
             if finding.advice:
-                click.echo(f"     {finding.advice}")
+                click.echo(f"{'':{_LEVEL}} {finding.advice}")
     if any(finding.level is doctor.Level.WRONG for finding in found):
         raise SystemExit(1)
 
 
-_MARKS = {
-    doctor.Level.GOOD: "good",
-    doctor.Level.ODD: "odd ",
-    doctor.Level.WRONG: "bad ",
-}
+# Characters of the longest.
+_LEVEL = max(len(level.value) for level in doctor.Level)
 
 
 @click.command()

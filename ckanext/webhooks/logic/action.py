@@ -10,23 +10,22 @@ from typing import Any
 import ckan.plugins.toolkit as tk
 import sqlalchemy as sa
 from ckan import model
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import ProgrammingError
 
-from .. import config, encryption, owners, queue, topics
-from ..model import BY_A_PERSON, Circuit, Delivery, Status, Webhook, WebhookState
+from .. import config, encryption, topics
+from ..model import Webhook, WebhookState
 from ..model.base import HOW_TO_MIGRATE, is_missing_table
-from ..visibility import stored_labels
-from . import bounds, find, schema, verification
+from . import bounds, find, schema, states, verification
 from .again import webhook_redeliver, webhook_replay
-from .deliveries import webhook_delivery_list, webhook_delivery_show, webhook_ping
+from .deliveries import webhook_delivery_list, webhook_delivery_show
 from .feed import webhook_event_list
 from .history import webhook_history, webhook_load
+from .ping import webhook_ping
+from .saving import commit
+from .secret import webhook_secret_rotate, webhook_secret_show
+from .shown import dictized
 from .stats import webhook_stats
 from .told import webhook_dataset_told
-
-# Receivers have a day to take up a new secret; the old one signs until then.
-_OLD_SECRET_SIGNS_FOR = "24 hours"
 
 
 def actions() -> dict[str, Callable[..., Any]]:
@@ -116,11 +115,11 @@ def webhook_create(context: Any, data_dict: dict[str, Any]) -> str:
     webhook.set_secret(data.get("secret") or encryption.new_secret())
     verification.demand(webhook)
     model.Session.add(webhook)
-    _make_active(webhook)
+    states.make_active(webhook)
     bounds.check_owner(context, webhook)
     bounds.check_host(context, webhook)
-    _commit(context)
-    _nudge_to_verify(webhook)
+    commit(context)
+    states.nudge_to_verify(webhook)
     return str(webhook.id)
 
 
@@ -140,7 +139,7 @@ def webhook_show(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
         when on it was not told
     :rtype: dictionary
     """
-    return _dictize(find.webhook("webhook_show", context, data_dict))
+    return dictized(find.webhook("webhook_show", context, data_dict))
 
 
 @tk.side_effect_free
@@ -182,7 +181,7 @@ def webhook_list(context: Any, data_dict: dict[str, Any]) -> list[dict[str, Any]
         query = query.filter(fails if data["failing"] else sa.not_(fails))
     page = query.order_by(Webhook.created_at.desc(), Webhook.id)
     page = page.limit(data["limit"]).offset(data["offset"])
-    return [_dictize(webhook) for webhook in page]
+    return [dictized(webhook) for webhook in page]
 
 
 def webhook_update(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
@@ -224,7 +223,7 @@ def webhook_patch(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
         "max_rate": webhook.max_rate,
         "coalesce": webhook.newest_only,
         "headers": _kept_headers(webhook) if "headers" not in data_dict else None,
-        "state": _settable_state(webhook),
+        "state": states.settable(webhook),
     }
     return _update(context, webhook, {**kept, **data_dict})
 
@@ -241,53 +240,9 @@ def webhook_delete(context: Any, data_dict: dict[str, Any]) -> str:
     webhook = find.webhook("webhook_delete", context, data_dict)
     model.Session.delete(webhook)
     model.Session.flush()
-    _cancel_pending(webhook.id, "the webhook was deleted")
-    _commit(context)
+    states.cancel_pending(webhook.id, "the webhook was deleted")
+    commit(context)
     return str(webhook.id)
-
-
-@tk.side_effect_free
-def webhook_secret_show(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
-    """Show the secret that a webhook's requests are signed with.
-
-    You must own the webhook, or be a sysadmin.
-
-    :param id: of the webhook
-    :type id: string
-
-    :returns: ``secret``; and after a rotation ``previous_secret``, which
-        signs too until ``previous_secret_until``
-    :rtype: dictionary
-    """
-    return _secrets(find.webhook("webhook_secret_show", context, data_dict))
-
-
-def webhook_secret_rotate(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
-    """Give a webhook a new secret. The old one signs too for 24 hours.
-
-    You must own the webhook, or be a sysadmin.
-
-    :param id: of the webhook
-    :type id: string
-    :param secret: the new one (optional, one is made)
-    :type secret: string
-
-    :returns: as :func:`webhook_secret_show`
-    :rtype: dictionary
-    """
-    webhook = find.webhook("webhook_secret_rotate", context, data_dict)
-    data = schema.validate(data_dict, schema.webhook_secret_rotate(), context)
-    if _is_readable(webhook.secret):
-        webhook.previous_secret = webhook.secret
-        webhook.previous_secret_until = sa.text(
-            f"clock_timestamp() + interval '{_OLD_SECRET_SIGNS_FOR}'"
-        )
-    else:  # it signs nothing, and a new one is the way out
-        webhook.previous_secret = webhook.previous_secret_until = None
-    webhook.set_secret(data.get("secret") or encryption.new_secret())
-    _commit(context)
-    model.Session.refresh(webhook)
-    return _secrets(webhook)
 
 
 def webhook_verify(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
@@ -313,10 +268,10 @@ def webhook_verify(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
         message = tk._("This is not the challenge; webhook_ping sends it once more")
         raise tk.ValidationError({"challenge": [message]})
     webhook.challenge = None
-    _make_active(webhook)
-    _commit(context)
+    states.make_active(webhook)
+    commit(context)
     model.Session.refresh(webhook)
-    return _dictize(webhook)
+    return dictized(webhook)
 
 
 @tk.side_effect_free
@@ -347,68 +302,6 @@ def _assign(webhook: Any, data: dict[str, Any]) -> None:
     )
 
 
-def _make_active(webhook: Any) -> None:
-    """Let a webhook be told; or first, where that is asked for, be verified."""
-    if verification.is_open(webhook):
-        model.Session.flush()
-        verification.ask(webhook)
-        model.Session.flush()
-        return
-    _begin_to_serve(webhook.user_id)
-    webhook.challenge = None
-    webhook.state = WebhookState.ACTIVE.value
-    webhook.state_reason = None
-    model.Session.flush()
-
-
-def _disable(webhook: Any) -> None:
-    webhook.state = WebhookState.DISABLED.value
-    webhook.state_reason = BY_A_PERSON
-    _miss_from_now_on(webhook)
-    model.Session.flush()
-    _cancel_pending(webhook.id, "disabled")
-
-
-def _miss_from_now_on(webhook: Any) -> None:
-    webhook.missed_since = sa.func.coalesce(Webhook.missed_since, sa.func.clock_timestamp())
-
-
-def _forget_trouble(webhook: Any) -> None:
-    """Trust an endpoint as a new one: of what was there before, it says nothing."""
-    webhook.circuit = Circuit.CLOSED.value
-    webhook.failures = 0
-    webhook.failing_since = None
-    webhook.mailed = None
-    # What is held back may go; where nothing is, that stays so.
-    webhook.next_at = sa.case((Webhook.next_at.isnot(None), sa.func.clock_timestamp()))
-
-
-def _nudge_to_verify(webhook: Any) -> None:
-    if webhook.state == WebhookState.UNVERIFIED.value:
-        queue.nudge()
-
-
-def _begin_to_serve(user_id: str) -> None:
-    """Note what an owner may see, where it is the only active webhook from now on.
-
-    What was in sight before is not told as new.
-    """
-    owners.forget([user_id])
-    labels = stored_labels(owners.standing([user_id])[user_id].labels)
-    model.Session.execute(_BEGIN_TO_SERVE, {"user_id": user_id, "labels": labels})
-
-
-_BEGIN_TO_SERVE = sa.text(
-    """
-    INSERT INTO webhooks_served (user_id, labels)
-    SELECT CAST(:user_id AS text), CAST(:labels AS jsonb) WHERE NOT EXISTS (
-        SELECT FROM webhooks WHERE user_id = :user_id AND state = 'active')
-    ON CONFLICT (user_id) DO UPDATE
-    SET labels = excluded.labels, next_labels = NULL, since = NULL, cursor = NULL
-    """
-).bindparams(sa.bindparam("labels", type_=JSONB))
-
-
 def _update(context: Any, webhook: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
     data = schema.validate(data_dict, schema.webhook_update(), context)
     was, moved = webhook.state, webhook.address != data["address"]
@@ -416,49 +309,18 @@ def _update(context: Any, webhook: Any, data_dict: dict[str, Any]) -> dict[str, 
     webhook.updated_at = sa.text("timezone('utc', clock_timestamp())")
     if moved:
         verification.demand(webhook)
-        _forget_trouble(webhook)
+        states.forget_trouble(webhook)
     if data["state"] == WebhookState.DISABLED.value:
         if was != WebhookState.DISABLED.value:
-            _disable(webhook)
+            states.disable(webhook)
     else:
-        _enable(webhook, was, moved)
+        states.enable(webhook, was, moved)
         if moved or was == WebhookState.DISABLED.value:
             bounds.check_host(context, webhook)
-    _commit(context)
-    _nudge_to_verify(webhook)
+    commit(context)
+    states.nudge_to_verify(webhook)
     model.Session.refresh(webhook)
-    return _dictize(webhook)
-
-
-def _enable(webhook: Any, was: str, moved: bool) -> None:
-    """Make a webhook active, or leave it as it is where that is what it was left as.
-
-    :param was: its state before
-    """
-    if was == WebhookState.DISABLED.value:
-        _forget_trouble(webhook)
-    if was == WebhookState.UNVERIFIED.value and verification.is_open(webhook) and not moved:
-        return
-    if was == WebhookState.ACTIVE.value and verification.is_open(webhook):
-        _miss_from_now_on(webhook)
-        model.Session.flush()
-        _cancel_pending(webhook.id, "the address changed and is not verified yet")
-    if was != WebhookState.ACTIVE.value or verification.is_open(webhook):
-        _make_active(webhook)
-
-
-def _cancel_pending(webhook_id: str, reason: str) -> None:
-    table = Delivery.__table__
-    model.Session.execute(
-        sa.update(table)
-        .where(table.c.webhook_id == webhook_id, table.c.status == Status.PENDING.value)
-        .values(status=Status.CANCELLED.value, reason=reason, ended_at=sa.func.clock_timestamp())
-    )
-
-
-def _commit(context: Any) -> None:
-    if not context.get("defer_commit"):
-        model.repo.commit()
+    return dictized(webhook)
 
 
 def _user_id(context: Any) -> str:
@@ -479,12 +341,6 @@ def _wanted_owner(context: Any, user: str | None) -> str | None:
     return None if caller is None or caller.sysadmin else str(caller.id)
 
 
-def _settable_state(webhook: Any) -> str:
-    # A paused webhook is one that its owner left active.
-    disabled = webhook.state == WebhookState.DISABLED.value
-    return (WebhookState.DISABLED if disabled else WebhookState.ACTIVE).value
-
-
 def _kept_headers(webhook: Any) -> dict[str, str] | None:
     try:
         return webhook.custom_headers() or None
@@ -492,59 +348,3 @@ def _kept_headers(webhook: Any) -> dict[str, str] | None:
         raise tk.ValidationError(
             {"headers": [tk._("They cannot be read and must be sent again: %s") % error]}
         ) from None
-
-
-def _is_readable(token: str) -> bool:
-    try:
-        encryption.decrypt(token, config.secret_keys())
-    except encryption.UnreadableSecret:
-        return False
-    return True
-
-
-def _secrets(webhook: Any) -> dict[str, Any]:
-    try:
-        secrets = {"secret": webhook.signing_secret()}
-    except encryption.UnreadableSecret as error:
-        raise tk.ValidationError(
-            {"id": [tk._("The secret cannot be read, and may be rotated: %s") % error]}
-        ) from None
-    if webhook.previous_secret is not None and _is_readable(webhook.previous_secret):
-        secrets["previous_secret"] = encryption.decrypt(
-            webhook.previous_secret, config.secret_keys()
-        )
-        secrets["previous_secret_until"] = webhook.previous_secret_until.isoformat()
-    return secrets
-
-
-def _dictize(webhook: Any) -> dict[str, Any]:
-    return {
-        "id": webhook.id,
-        "topic": webhook.topic,
-        "topics": list(webhook.topics),
-        "address": webhook.address,
-        "user_id": webhook.user_id,
-        "created_at": webhook.created_at.isoformat(),
-        "state": webhook.state,
-        "state_reason": webhook.state_reason,
-        "description": webhook.description,
-        "filters": webhook.filters,
-        "format": webhook.format,
-        "max_rate": webhook.max_rate,
-        "coalesce": webhook.newest_only,
-        "headers": webhook.header_names(),
-        "health": {
-            "state_reason": webhook.state_reason,
-            "circuit": webhook.circuit,
-            "failures": webhook.failures,
-            "failing_since": _moment(webhook.failing_since),
-            "last_success_at": _moment(webhook.last_success_at),
-            "last_failure_at": _moment(webhook.last_failure_at),
-            "next_try": _moment(webhook.next_at),
-            "missed_since": _moment(webhook.missed_since),
-        },
-    }
-
-
-def _moment(value: Any) -> str | None:
-    return value.isoformat() if value is not None else None

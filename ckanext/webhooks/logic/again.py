@@ -11,8 +11,10 @@ from ckan import model
 from .. import owners, queue
 from ..dispatch import replay
 from ..model import Event, Status, Webhook, WebhookState
+from ..phrases import translated
 from ..topics import PING
 from . import find, schema
+from .saving import commit
 
 
 def webhook_redeliver(context: Any, data_dict: dict[str, Any]) -> int:
@@ -37,7 +39,7 @@ def webhook_redeliver(context: Any, data_dict: dict[str, Any]) -> int:
     if not told:
         model.Session.rollback()
         raise tk.ValidationError({"id": [tk._("The webhook changed a moment ago: ask again")]})
-    _commit(context)
+    commit(context)
     queue.nudge()
     return told[0]
 
@@ -83,7 +85,7 @@ def webhook_replay(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
     is_whole = cursor is None and not data["failed_only"] and data.get("until") is None
     if is_whole:
         model.Session.execute(_MISSED_NOTHING, {"id": webhook.id, "since": since})
-        _commit(context)
+        commit(context)
     queue.nudge()
     return {"deliveries": deliveries, "cursor": cursor}
 
@@ -106,7 +108,7 @@ def _replay(context: Any, webhook: Any, data: dict[str, Any]) -> tuple[int, int 
             model.Session.rollback()
             raise tk.ValidationError({"id": [_not_active(Webhook.get(webhook_id))]})
         count += told
-        _commit(context)
+        commit(context)
     return count, page.cursor
 
 
@@ -134,12 +136,10 @@ def _refusal(delivery: Any, webhook: Any) -> str | None:
 def _not_active(webhook: Any) -> str:
     if webhook is None:
         return tk._("The webhook was deleted")
-    return tk._("The webhook is %s, not active: %s") % (webhook.state, webhook.state_reason)
-
-
-def _commit(context: Any) -> None:
-    if not context.get("defer_commit"):
-        model.repo.commit()
+    return tk._("The webhook is %s, not active: %s") % (
+        tk._(webhook.state),
+        translated(webhook.state_reason or webhook.state),
+    )
 
 
 _MISSED_NOTHING = sa.text(

@@ -1,28 +1,24 @@
-"""What became of what was told: deliveries, one with its request, and a ping."""
+"""What became of what was told: deliveries, and one with its request."""
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import ckan.plugins.toolkit as tk
 import sqlalchemy as sa
 from ckan import model
 
-from .. import config, owners, queue, topics
+from .. import config, owners, topics
 from ..deliver import logged, message
-from ..model import Attempt, Delivery, State, Status, Webhook, ping_row, transaction, when
+from ..model import Delivery, State, Status, Webhook, when
 from ..topics import PING
 from ..visibility import Sending
-from . import find, schema
+from . import attempts, find, schema
+from .shown import moment
 
 # Rows of one webhook that a page looks at, where only some are wanted: tens of
 # milliseconds, however few of a million are.
 _LOOKED_AT = 10_000
-# Seconds for a worker to take a ping up, beside those that the attempt may take.
-_TAKEN_WITHIN = 2.0
-_LOOK_EVERY = 0.05
-_MASKED = "***"
 
 
 @tk.side_effect_free
@@ -64,6 +60,7 @@ def webhook_delivery_list(context: Any, data_dict: dict[str, Any]) -> dict[str, 
     first, end = when.bounds(connection, table.c.id, table.c.created_at, since, until)
     status, topic = data.get("status"), data.get("topic")
     is_chosen = status not in (None, Status.PENDING.value) or any((topic, since, until))
+    connection.exec_driver_sql(f"SET LOCAL {_BITMAPS} = off")
     found = connection.execute(
         _LISTED,
         {
@@ -80,6 +77,7 @@ def webhook_delivery_list(context: Any, data_dict: dict[str, Any]) -> dict[str, 
             "limit": data["limit"],
         },
     ).all()
+    connection.exec_driver_sql(f"SET LOCAL {_BITMAPS} TO DEFAULT")
     # There is one row at least: it says how far was looked.
     deliveries = [_dictize(row) for row in found if row.id is not None]
     cursor = found[0].oldest
@@ -89,6 +87,9 @@ def webhook_delivery_list(context: Any, data_dict: dict[str, Any]) -> dict[str, 
 
 
 _TOPICS = (*topics.TOPICS, PING)
+# Of what is held back PostgreSQL thinks that there is little, whatever there is, and would
+# fetch and sort it all rather than follow the index.
+_BITMAPS = "enable_bitmapscan"
 
 
 def _is_meant(topic: str, wanted: str) -> bool:
@@ -161,102 +162,18 @@ def webhook_delivery_show(context: Any, data_dict: dict[str, Any]) -> dict[str, 
     delivery = find.delivery("webhook_delivery_show", context, data_dict)
     webhook = Webhook.get(delivery.webhook_id)
     body, note, shows_answers = _body(delivery, webhook)
-    attempts = _attempts(delivery.id)
+    tries = attempts.of(delivery.id)
     return {
         **_dictize(delivery),
-        "attempts": [_attempt(row, webhook, shows_answers) for row in attempts],
+        "attempts": [attempts.dictized(row, webhook, shows_answers) for row in tries],
         "request": {
             "method": "POST",
             "url": _url(delivery, webhook),
-            "headers": _headers(delivery, webhook, attempts),
+            "headers": _headers(delivery, webhook, tries),
             "body": body,
             "body_note": note,
         },
     }
-
-
-def webhook_ping(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
-    """Send a ping at once, to see whether the endpoint answers.
-
-    A worker sends it, whatever state the webhook is in, and once; this waits
-    for it. What comes of it counts as a success of the webhook's, and not as
-    a failure. You must own the webhook, or be a sysadmin.
-
-    :param id: of the webhook
-    :type id: string
-
-    :returns: the attempt, as :func:`webhook_delivery_show` gives it, with
-        ``delivery_id``
-    :rtype: dictionary
-    """
-    webhook = find.webhook("webhook_ping", context, data_dict)
-    delivery_id = _write_ping(webhook)
-    # Another process is to see it, and no transaction is open while this waits.
-    model.repo.commit()
-    queue.nudge()
-    ended = _wait(delivery_id) or _withdraw(delivery_id)
-    found = _attempts(delivery_id)
-    if not found:
-        raise tk.ValidationError({"id": [tk._("It was not sent: %s") % ended.reason]})
-    shown = _attempt(found[-1], Webhook.get(data_dict["id"]), shows_answers=True)
-    return {"delivery_id": delivery_id, **shown}
-
-
-def _write_ping(webhook: Any) -> int:
-    connection = model.Session.connection()
-    connection.execute(_LOCK, {"id": webhook.id})
-    if connection.execute(_PINGS, {"id": webhook.id}).first() is not None:
-        model.Session.rollback()
-        message_ = tk._("A ping is under way already: wait for it. Is a worker running?")
-        raise tk.ValidationError({"id": [message_]})
-    table = Delivery.__table__
-    added = connection.execute(sa.insert(table).values(ping_row(webhook)).returning(table.c.id))
-    return int(added.scalar_one())
-
-
-def _wait(delivery_id: int) -> Any:
-    """Give the row of a delivery once it has ended, or None after a while."""
-    until = time.monotonic() + config.timeout() + _TAKEN_WITHIN
-    while time.monotonic() < until:
-        with transaction() as connection:
-            row = connection.execute(_ENDED, {"id": delivery_id}).first()
-        if row is not None:
-            return row
-        time.sleep(_LOOK_EVERY)
-    return None
-
-
-def _withdraw(delivery_id: int) -> Any:
-    """Take a ping back that nobody waits for any more; give its row where it has ended.
-
-    :raises ValidationError: it has not
-    """
-    with transaction() as connection:
-        withdrawn = connection.execute(_WITHDRAW, {"id": delivery_id}).first()
-        ended = connection.execute(_ENDED, {"id": delivery_id}).first()
-    if withdrawn is not None:
-        why = tk._("No worker took it: is one running? `ckan webhooks worker` is one")
-    elif ended is None:
-        why = tk._("It is still under way: webhook_delivery_show has it by the id %d") % delivery_id
-    else:
-        return ended
-    raise tk.ValidationError({"id": [why]})
-
-
-_LOCK = sa.text("SELECT FROM webhooks WHERE id = :id FOR NO KEY UPDATE")
-# All pings have this sequence, which has an index.
-_PINGS = sa.text(
-    "SELECT FROM webhooks_delivery"
-    " WHERE sequence = 0 AND webhook_id = :id AND status = 'pending' AND topic = 'ping'"
-)
-_ENDED = sa.text("SELECT reason FROM webhooks_delivery WHERE id = :id AND ended_at IS NOT NULL")
-_WITHDRAW = sa.text(
-    """
-    UPDATE webhooks_delivery
-    SET status = 'cancelled', reason = 'no worker took it in time', ended_at = clock_timestamp()
-    WHERE id = :id AND status = 'pending' AND due_at <= statement_timestamp() RETURNING id
-    """
-)
 
 
 def _body(delivery: Any, webhook: Any) -> tuple[str | None, str | None, bool]:
@@ -307,41 +224,13 @@ def _url(delivery: Any, webhook: Any) -> str:
     return str(webhook.address if is_pending else delivery.address)
 
 
-def _headers(delivery: Any, webhook: Any, attempts: list[Any]) -> dict[str, str]:
+def _headers(delivery: Any, webhook: Any, tries: list[Any]) -> dict[str, str]:
     names = (webhook.header_names() if webhook is not None else None) or []
-    headers = message.headers(delivery.format, dict.fromkeys(names, _MASKED))
+    headers = message.headers(delivery.format, dict.fromkeys(names, attempts.MASKED))
     headers["webhook-id"] = delivery.event_id
-    if attempts:
-        headers["webhook-timestamp"] = str(int(attempts[-1].sent_at.timestamp()))
+    if tries:
+        headers["webhook-timestamp"] = str(int(tries[-1].sent_at.timestamp()))
     return headers
-
-
-def _attempts(delivery_id: int) -> list[Any]:
-    query = model.Session.query(Attempt).filter(Attempt.delivery_id == delivery_id)
-    return list(query.order_by(Attempt.number, Attempt.id))
-
-
-def _attempt(row: Any, webhook: Any, shows_answers: bool) -> dict[str, Any]:
-    answer = row.answer if shows_answers else None
-    if answer and webhook is not None and webhook.challenge:
-        answer = answer.replace(webhook.challenge, _MASKED)
-    return {
-        "number": row.number,
-        "sent_at": row.sent_at.isoformat(),
-        "duration": _seconds(row.duration),
-        "resolve": _seconds(row.resolve),
-        "connect": _seconds(row.connect),
-        "tls": _seconds(row.tls),
-        "wait": _seconds(row.wait),
-        "dialled": row.dialled,
-        "http_status": row.http_status,
-        "error": row.error,
-        "answer": answer,
-    }
-
-
-def _seconds(value: float | None) -> float | None:
-    return None if value is None else round(value, 6)
 
 
 def _dictize(row: Any) -> dict[str, Any]:
@@ -355,11 +244,7 @@ def _dictize(row: Any) -> dict[str, Any]:
         "reason": row.reason,
         "tries": row.tries,
         "created_at": row.created_at.isoformat(),
-        "next_try": _moment(row.due_at) if row.status == Status.PENDING.value else None,
-        "ended_at": _moment(row.ended_at),
+        "next_try": moment(row.due_at) if row.status == Status.PENDING.value else None,
+        "ended_at": moment(row.ended_at),
         "coalesced": row.coalesced,
     }
-
-
-def _moment(value: Any) -> str | None:
-    return value.isoformat() if value is not None else None

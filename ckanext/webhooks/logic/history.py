@@ -120,7 +120,7 @@ def _firsts(moments: list[datetime.datetime]) -> list[int]:
     """Give the first delivery of each time; where there is none yet, the one that comes next."""
     connection, table = model.Session.connection(), Delivery.__table__
     newest = connection.execute(sa.text("SELECT max(id) FROM webhooks_delivery")).scalar()
-    found = (when.first(connection, table.c.id, table.c.created_at, at) for at in moments)
+    found = when.firsts(connection, table.c.id, table.c.created_at, moments)
     return [min(first, (newest or 0) + 1) for first in found]
 
 

@@ -8,7 +8,7 @@ import ckan.plugins.toolkit as tk
 import sqlalchemy as sa
 from ckan import model
 
-from ..model import when
+from ..model import WebhookState, when
 from . import find, schema
 
 # Ended deliveries that are counted, with their attempts: half a second's work.
@@ -36,24 +36,29 @@ def webhook_stats(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
         ``success_rate`` (of delivered and failed ones, from 0 to 1);
         ``latency``, in seconds from when an event was told to when it was
         delivered, where the first try did it, and ``duration`` of the
-        attempts of all, each with p50, p95 and p99; and ``waiting``: ``due``
-        (how many are to be sent now), ``age`` (for how many seconds the first
-        of these has been due), ``later`` (how many are under way or wait for
-        the next try) and ``held_back``; of each, 200,000 stand for more.
-        What is not known is none
+        attempts of all, each with p50, p95 and p99; and ``waiting``:
+        ``events`` (how many of the portal are still to be dispatched), ``due``
+        (how many deliveries are to be sent now), ``age`` (for how many seconds
+        the first of all these has been due), ``later`` (how many are under way
+        or wait for the next try) and ``held_back``; of each, 200,000 stand for
+        more. What is not known is none
     :rtype: dictionary
     """
     webhook_id = _wanted(context, data_dict)
     data = schema.validate(data_dict, schema.webhook_stats(), context)
+    return measure(webhook_id, data["hours"], MOST_ENDED)
+
+
+def measure(webhook_id: str | None, hours: float, most: int) -> dict[str, Any]:
+    """Read what ``webhook_stats`` gives, for who may have it.
+
+    :param webhook_id: None for the whole portal
+    :param most: of what ended so many are counted, the newest
+    """
     connection = model.Session.connection()
     ended = connection.execute(
         _ENDED[webhook_id is None],
-        {
-            "webhook_id": webhook_id,
-            "end": when.END,
-            "hours": data["hours"],
-            "most": MOST_ENDED,
-        },
+        {"webhook_id": webhook_id, "end": when.END, "hours": hours, "most": most},
     ).one()
     waiting = connection.execute(
         _WAITING[webhook_id is None], {"webhook_id": webhook_id, "most": MOST_WAITING}
@@ -67,12 +72,45 @@ def webhook_stats(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
         "latency": _percentiles(ended.latency),
         "duration": _percentiles(ended.duration),
         "waiting": {
+            "events": waiting.events,
             "due": waiting.due,
             "age": None if waiting.age is None else round(float(waiting.age), 3),
             "later": waiting.later,
             "held_back": waiting.held_back,
         },
     }
+
+
+def totals() -> dict[str, int]:
+    """Count all that there has been, by the last number that was given.
+
+    :returns: ``events`` that were dispatched, ``deliveries``, and ``attempts``
+    """
+    return dict(model.Session.connection().execute(_TOTALS).mappings().one())
+
+
+def standing() -> dict[str, int]:
+    """Count webhooks by their state, and as ``failing`` those whose endpoint fails now."""
+    return dict(model.Session.connection().execute(_STANDING).mappings().one())
+
+
+# The numbers that were given, not those that are left: a counter never goes back.
+_TOTALS = sa.text(
+    """
+    SELECT coalesce(pg_sequence_last_value('webhooks_event_order'), 0) AS events,
+           coalesce(pg_sequence_last_value(
+               CAST(pg_get_serial_sequence('webhooks_delivery', 'id') AS regclass)), 0)
+               AS deliveries,
+           coalesce(pg_sequence_last_value(
+               CAST(pg_get_serial_sequence('webhooks_attempt', 'id') AS regclass)), 0) AS attempts
+    """
+)
+_STANDING = sa.text(
+    "SELECT "
+    + ", ".join(f"count(*) FILTER (WHERE state = '{s.value}') AS {s.value}" for s in WebhookState)
+    + ", count(*) FILTER (WHERE state = 'active' AND failing_since IS NOT NULL) AS failing"
+    " FROM webhooks"
+)
 
 
 def _wanted(context: Any, data_dict: dict[str, Any]) -> str | None:
@@ -137,9 +175,15 @@ def _waiting(whose: str) -> Any:
     WITH now AS MATERIALIZED (SELECT clock_timestamp() AS now)
     SELECT
         (SELECT count(*) FROM (
+            SELECT FROM webhooks_event WHERE sequence IS NULL LIMIT :most) events) AS events,
+        (SELECT count(*) FROM (
             SELECT {pending} AND due_at <= (SELECT now FROM now) LIMIT :most) due) AS due,
-        (SELECT extract(epoch FROM (SELECT now FROM now) - due_at)
-            {pending} AND due_at <= (SELECT now FROM now) ORDER BY due_at LIMIT 1) AS age,
+        -- An event is due as soon as it is there: where nobody works, it alone says so.
+        extract(epoch FROM (SELECT now FROM now) - least(
+            (SELECT captured_at FROM webhooks_event
+             WHERE sequence IS NULL ORDER BY position LIMIT 1),
+            (SELECT due_at {pending} AND due_at <= (SELECT now FROM now)
+             ORDER BY due_at LIMIT 1))) AS age,
         (SELECT count(*) FROM (
             SELECT {pending} AND due_at > (SELECT now FROM now) LIMIT :most) later) AS later,
         (SELECT count(*) FROM (

@@ -13,6 +13,7 @@ from ckan import model
 
 from .. import config, encryption, topics
 from ..deliver import addresses
+from ..phrases import translated
 
 # Token of RFC 9110, section 5.6.2.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
@@ -199,7 +200,7 @@ def address(value: Any) -> str:
     try:
         addresses.check_url(value, config.allowed_networks())
     except addresses.RefusedAddress as error:
-        raise tk.Invalid(tk._("The address is refused: %s") % error) from None
+        raise tk.Invalid(tk._("The address is refused: %s") % translated(str(error))) from None
     return value
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ckan.plugins.toolkit as tk
 import flask
 
-from . import administration, dataset, deliveries, registry
+from . import administration, dataset, deliveries, metrics, registry
 from .guard import log_in, require_token, say
 
 blueprint = flask.Blueprint("webhooks", __name__)
@@ -22,4 +22,4 @@ for _family in (registry, deliveries, administration, dataset):
 
 
 def blueprints() -> list[flask.Blueprint]:
-    return [blueprint]
+    return [blueprint, metrics.blueprint]

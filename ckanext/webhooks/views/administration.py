@@ -34,11 +34,7 @@ def overview() -> Any:
     wanted = _wanted(flask.request.args)
     offset = min(max(flask.request.args.get("offset", 0, int), 0), 2**31)
     failing = call("webhook_list", failing=True, limit=_FAILING)
-    try:
-        found = call("webhook_list", limit=_ON_A_PAGE + 1, offset=offset, **wanted)
-        errors: dict[str, Any] = {}
-    except tk.ValidationError as error:
-        found, errors = [], error.error_dict
+    found, errors = _found(wanted, offset)
     return tk.render(
         "webhooks/administration.html",
         {
@@ -57,6 +53,17 @@ def overview() -> Any:
             "next": offset + _ON_A_PAGE if len(found) > _ON_A_PAGE else None,
         },
     )
+
+
+def _found(wanted: dict[str, str], offset: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Give the webhooks that are wanted, one more than a page holds, and what was wrong."""
+    user = wanted.get("user")
+    if user and model.User.get(user) is None:
+        return [], {"user": [tk._("There is no user %s") % user]}
+    try:
+        return call("webhook_list", limit=_ON_A_PAGE + 1, offset=offset, **wanted), {}
+    except tk.ValidationError as error:
+        return [], error.error_dict
 
 
 def check() -> Any:

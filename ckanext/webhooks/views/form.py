@@ -67,6 +67,16 @@ def data(fields: dict[str, Any], is_new: bool) -> dict[str, Any]:
     return found
 
 
+def in_words(errors: dict[str, Any]) -> dict[str, Any]:
+    """Say of what was left out what would be right; CKAN says that it is missing."""
+    wanted = {
+        "topic": tk._("Choose at least one topic"),
+        "address": tk._("Must be a URL, as in https://example.com/callback"),
+    }
+    left_out = [name for name in wanted if errors.get(name) == [tk._("Missing value")]]
+    return {**errors, **{name: [wanted[name]] for name in left_out}}
+
+
 def example(fields: Mapping[str, Any], site_url: str, user_id: str) -> str:
     """Give a body as it will be sent, for the first topic that was chosen.
 

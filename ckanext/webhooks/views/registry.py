@@ -9,6 +9,7 @@ import flask
 
 from .. import config, helpers
 from ..model import Format, WebhookState
+from ..topics import PATTERNS, TOPICS
 from . import form
 from .calling import attempt, call, may, show
 
@@ -68,7 +69,7 @@ def _sent(webhook: dict[str, Any] | None) -> Any:
             return tk.redirect_to("webhooks.secret", id_=id_, new="yes")
         call("webhook_patch", id=webhook["id"], **data)
     except tk.ValidationError as error:
-        return _form(fields, error.error_dict, webhook)
+        return _form(fields, form.in_words(error.error_dict), webhook)
     tk.h.flash_success(tk._("The webhook was changed"))
     return tk.redirect_to("webhooks.read", id_=webhook["id"])
 
@@ -84,7 +85,7 @@ def _form(
             "data": fields,
             "errors": errors or {},
             "webhook": webhook,
-            "topics": call("webhook_topic_list"),
+            "topics": [*PATTERNS, *TOPICS],
             "formats": [format_.value for format_ in Format],
             "facets": form.FACETS,
             "example": _example(fields),
