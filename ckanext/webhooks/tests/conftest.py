@@ -98,6 +98,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def _tier(item: Any) -> str:
-    if item.path.name in ("test_path.py", "test_web_form.py", "test_pages.py"):
+    if item.path.name in ("test_path.py", "test_web_form.py"):
         return "acceptance"
     return "database" if "webhooks_db" in item.fixturenames else "pure"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -19,12 +20,14 @@ Answer = tuple[int, dict[str, str], bytes]
 class Received:
     """One request, as it arrived.
 
+    :param sender: the address from which it came
     :param at: ``time.monotonic()`` when its body had been read
     """
 
     path: str
     headers: dict[str, str]
     body: bytes
+    sender: str = ""
     at: float = field(default_factory=time.monotonic)
 
     @property
@@ -50,12 +53,13 @@ class _Server(ThreadingHTTPServer):
 class Receiver:
     """``with Receiver() as receiver:`` listens on a free port of 127.0.0.1.
 
+    :param listening: a socket that listens elsewhere, to be used instead
     :ivar url: where it listens
     :ivar requests: everything that arrived, in order
     :ivar respond: gives the answer to a request; replace it to misbehave
     """
 
-    def __init__(self) -> None:
+    def __init__(self, listening: socket.socket | None = None) -> None:
         self.requests: list[Received] = []
         self.respond: Callable[[Received], Answer] = accept
         self._arrived = threading.Condition()
@@ -69,7 +73,9 @@ class Receiver:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 names = {k.lower(): v for k, v in self.headers.items()}
-                status, headers, answer = receiver._take(Received(self.path, names, body))
+                status, headers, answer = receiver._take(
+                    Received(self.path, names, body, self.client_address[0])
+                )
                 try:
                     self.send_response(status)
                     for name, value in headers.items():
@@ -83,8 +89,14 @@ class Receiver:
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
-        self._server = _Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        listening = listening or socket.create_server(
+            ("127.0.0.1", 0), backlog=_Server.request_queue_size
+        )
+        host, port = listening.getsockname()
+        self._server = _Server((host, port), Handler, bind_and_activate=False)
+        self._server.socket.close()
+        self._server.socket = listening
+        self.url = f"http://{host}:{port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 
     def __enter__(self) -> Receiver:

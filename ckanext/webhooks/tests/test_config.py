@@ -163,15 +163,19 @@ def test_a_key_that_is_none_is_reported_and_not_repeated(caplog):
 
 
 @pytest.mark.ckan_config("ckanext.webhooks.disable_after", "0.5")
+@pytest.mark.ckan_config("ckanext.webhooks.retention_days", "0.25")
 def test_part_of_a_day_is_enough():
     assert config.disable_after() == 43200
+    assert config.retention_days() == 0.25
 
 
+@pytest.mark.parametrize("name", ["disable_after", "retention_days"])
 @pytest.mark.parametrize("value", ["0", "-1", "soon", "inf", "nan"])
 def test_a_time_that_is_none_is_reported_and_counts_as_the_default(
-    value, caplog, ckan_config, monkeypatch
+    name, value, caplog, ckan_config, monkeypatch
 ):
-    monkeypatch.setitem(ckan_config, "ckanext.webhooks.disable_after", value)
+    monkeypatch.setitem(ckan_config, f"ckanext.webhooks.{name}", value)
     (message,) = reported(caplog)
-    assert f"ckanext.webhooks.disable_after = {value} is no number of days" in message
+    assert f"ckanext.webhooks.{name} = {value} is no number of days" in message
     assert config.disable_after() == 5 * 86400
+    assert config.retention_days() == 30

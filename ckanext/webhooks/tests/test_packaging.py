@@ -31,6 +31,8 @@ NEEDED = {
     f"{PACKAGE}/migration/webhooks/versions/0001_the_four_tables.py",
     f"{PACKAGE}/plugin.py",
     f"{PACKAGE}/assets/webassets.yml",
+    f"{PACKAGE}/i18n/de/LC_MESSAGES/ckanext-webhooks.mo",
+    f"{PACKAGE}/i18n/ckanext-webhooks.pot",
     f"{PACKAGE}/templates/user/dashboard.html",
     f"{PACKAGE}/templates/webhooks/index.html",
     f"{PACKAGE}/templates/webhooks/snippets/days.html",

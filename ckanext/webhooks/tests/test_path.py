@@ -25,9 +25,9 @@ import pytest
 import requests
 from standardwebhooks import Webhook as Verifier
 
+from .blocks import sources
 from .receiver import Received, Receiver
 from .site import Process, Site
-from .test_readme import blocks
 
 FOLDER = Path(__file__).parents[3] / ".dev" / "run" / f"path-{os.getpid()}"
 TOPICS = {
@@ -203,7 +203,7 @@ def test_six_topics_arrive_signed(ckan, receiver, worker, hook):
 
 def test_the_readmes_lines_for_ckanapi_work(site, receiver):
     """Verbatim but for the site, the key and the address; those of 2015 are these."""
-    (source,) = (block for block in blocks("python") if "ckanapi" in block)
+    (source,) = (block for block in sources("python") if "ckanapi" in block)
     for shown, real in (
         ("http://some.ckan.org", site.url),
         ("…", site.token),
@@ -220,7 +220,7 @@ def test_the_readmes_lines_for_ckanapi_work(site, receiver):
 
 
 def test_the_readmes_lines_for_curl_work(site, ckan):
-    (source,) = (block for block in blocks("bash") if "curl" in block)
+    (source,) = (block for block in sources("bash") if "curl " in block)
     done = subprocess.run(
         ["bash", "-ec", source.replace("curl ", "curl -sS -w '\\n' ")],
         env={**os.environ, "CKAN_URL": site.url, "CKAN_TOKEN": site.token},
@@ -320,9 +320,9 @@ def test_what_a_web_process_could_not_capture_is_told_all_the_same(
     assert receiver.settle(1.0) == [request]
 
 
-def test_the_readmes_feed_gives_every_dataset_there_is(site, ckan, worker, capsys):
+def test_the_feed_as_the_page_asks_for_it_gives_every_dataset_there_is(site, ckan, worker, capsys):
     dataset = new_dataset(ckan)
-    (source,) = (block for block in blocks("python") if "webhook_event_list" in block)
+    (source,) = (b for b in sources("python", "docs/polling.md") if "webhook_event_list" in b)
     deadline = time.monotonic() + 10
     printed = ""
     while f"dataset/create {dataset['id']}" not in printed and time.monotonic() < deadline:
@@ -331,11 +331,13 @@ def test_the_readmes_feed_gives_every_dataset_there_is(site, ckan, worker, capsy
     assert f"dataset/create {dataset['id']}" in printed
 
 
-def test_the_readmes_ping_is_answered_and_what_failed_is_told_again(
+def test_the_pages_ping_is_answered_and_what_failed_is_told_again(
     site, ckan, receiver, worker, hook, capsys
 ):
     looking, again = (
-        block for block in blocks("python") if "webhook_ping" in block or "webhook_replay" in block
+        block
+        for block in sources("python", "docs/receivers.md")
+        if "webhook_ping" in block or "webhook_replay" in block
     )
     receiver.respond = lambda request: (410, {}, b"gone")
     dataset = new_dataset(ckan)

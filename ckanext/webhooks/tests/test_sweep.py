@@ -182,7 +182,7 @@ def test_what_is_older_than_the_retention_goes_and_the_newest_state_stays():
     with changed_config("ckanext.webhooks.retention_days", 7):
         sweep.prune()
     assert kept("webhooks_event") == ["deleted", "newest", "younger"]
-    with changed_config("ckanext.webhooks.retention_days", 0):
+    with changed_config("ckanext.webhooks.retention_days", 0.01):
         sweep.prune()
     assert kept("webhooks_event") == ["deleted", "newest", "younger"]
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 from ckan.tests import factories
 
 from .. import tasks
+from ..dispatch.run import Dispatched
 from .callers import create, stored
 from .receiver import Receiver
 
@@ -58,6 +60,22 @@ def test_nudges_that_come_while_one_dispatches_are_one_round_more(monkeypatch):
     monkeypatch.setattr(tasks, "dispatch", dispatch_slowly)
     tasks._dispatch_all()
     assert len(calls) == 2
+
+
+def test_after_a_round_of_many_changes_more_gather_before_the_next(monkeypatch):
+    began: list[float] = []
+    monkeypatch.setattr(tasks, "_next_round", 0.0)
+    monkeypatch.setattr(tasks, "move_on", lambda: False)
+
+    def dispatch(changes: int):
+        began.append(time.monotonic())
+        return Dispatched(changes, left=0, is_moving=False)
+
+    for changes in (tasks.BURST - 1, tasks.BURST, 1):
+        monkeypatch.setattr(tasks, "dispatch", lambda changes=changes: dispatch(changes))
+        tasks._dispatch_all()
+    assert began[1] - began[0] >= tasks.ROUND
+    assert began[2] - began[1] >= tasks.GATHER
 
 
 def test_what_was_committed_while_another_dispatched_is_dispatched():

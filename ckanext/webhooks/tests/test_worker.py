@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +14,18 @@ import pytest
 import redis
 
 from .. import queue
-from .site import Site
+from .site import Site, SiteError
 
 FOLDER = Path(__file__).parents[3] / ".dev" / "run" / f"worker-{os.getpid()}"
 
 pytestmark = pytest.mark.acceptance
+
+
+EVENT = """
+    INSERT INTO webhooks_event (id, entity_type, entity_id, dataset_id, version, occurred_at,
+                                captured_at, state)
+    VALUES ('one', 'dataset', 'gone', 'gone', 1, now(), now(), 'purged')
+"""
 
 
 @pytest.fixture
@@ -42,7 +50,7 @@ def waiting(site: Site) -> int:
 def test_a_worker_whose_broker_dies_in_the_midst_of_a_task_goes_on_or_ends(site):
     """Half dead it would neither take nudges nor be started again."""
     worker = site.start_worker()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while " ready." not in worker.output():
         assert worker.alive and time.monotonic() < deadline, worker.error("is not ready")
         time.sleep(0.1)
@@ -58,3 +66,25 @@ def test_a_worker_whose_broker_dies_in_the_midst_of_a_task_goes_on_or_ends(site)
     while worker.alive and waiting(site):
         assert time.monotonic() < deadline, worker.error("is half dead")
         time.sleep(0.2)
+
+
+def test_a_worker_that_starts_without_its_broker_works(site):
+    site.stop_redis()
+    worker = site.start_worker()
+    with psycopg2.connect(site.database_url) as connection, connection.cursor() as cursor:
+        cursor.execute(EVENT)
+        connection.commit()
+        deadline = time.monotonic() + 120
+        dispatched = None
+        while dispatched is None:
+            assert worker.alive and time.monotonic() < deadline, worker.error("does nothing")
+            time.sleep(0.2)
+            cursor.execute("SELECT dispatched_at FROM webhooks_event WHERE id = 'one'")
+            (dispatched,) = cursor.fetchone()
+            connection.commit()
+
+
+def test_a_worker_of_processes_is_refused(site):
+    celery = [str(Path(sys.executable).with_name("celery")), "-A", "ckanext.webhooks.worker"]
+    with pytest.raises(SiteError, match="Start more workers instead"):
+        site.run([*celery, "worker", "--pool", "processes"])

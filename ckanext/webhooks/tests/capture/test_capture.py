@@ -504,6 +504,24 @@ def test_an_edit_from_an_older_state_is_captured_from_the_newest():
     assert (told["title"], told["notes"]) == ("by the other", "by this one")
 
 
+def test_an_edit_that_began_before_what_was_missed_is_captured_from_the_newest(monkeypatch):
+    """The log has neither a row nor a time of what the other did."""
+    dataset = factories.Dataset(title="a", notes="a")
+    stale = model.Package.get(dataset["id"])
+    assert stale.title == "a"
+    model.Session.commit()
+    other = model.meta.create_local_session()
+    other.get(model.Package, dataset["id"]).title = "by the other"
+    with monkeypatch.context() as patch:
+        patch.setattr(listeners.record, "record", lambda *_: 1 / 0)
+        other.commit()
+    other.close()
+    stale.notes = "by this one"
+    model.Session.commit()
+    told = json.loads(log_rows()[-1].content)
+    assert (told["title"], told["notes"]) == ("by the other", "by this one")
+
+
 def test_a_draft_that_is_published_from_an_older_state_is_captured_from_the_newest():
     """The log has no row of what the other did, as nobody could see it."""
     dataset = factories.Dataset(title="a", state="draft")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
@@ -158,6 +160,29 @@ def test_what_a_bug_kept_from_being_captured_is_reported_and_told_later(hook, br
     assert told() == ["dataset/create"]
 
 
+@pytest.mark.parametrize(
+    ("action", "change", "expected"),
+    [
+        ("package_patch", {"title": "New"}, ["dataset/create", "resource/create"]),
+        ("package_delete", {}, []),
+        ("dataset_purge", {}, []),
+    ],
+)
+def test_a_create_that_was_missed_is_told_by_what_comes_next(
+    hook, reported, monkeypatch, action, change, expected
+):
+    """The next change may be captured before a worker looks, and be no first sight."""
+    factories.Dataset()
+    assert told() == ["dataset/create"]
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "record", lambda *_: 1 / 0)
+        dataset = factories.Dataset(resources=[{"url": "http://example.com/a"}])
+    assert dataset["id"] in reported
+    sysadmin = {"user": factories.Sysadmin()["name"]}
+    call_action(action, sysadmin, id=dataset["id"], **change)
+    assert told() == expected
+
+
 def test_a_change_that_moved_neither_time_nor_labels_is_found_when_it_is_named(hook):
     dataset = factories.Dataset()
     told()
@@ -183,6 +208,66 @@ def test_a_worker_tries_again_what_could_not_be_captured(broken, reported):
     dataset = factories.Dataset()
     tasks.reconcile_missed([dataset["id"]])
     assert tasks._missed == {dataset["id"]}
+    tasks._missed.clear()
+
+
+def delete_resource_without_time() -> str:
+    """Delete a dataset's resource as CKAN 2.12 does: its time stays; gives its id."""
+    dataset = factories.Dataset(resources=[{"url": "http://example.com/a"}])
+    assert told() == ["dataset/create", "resource/create"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record, "record", lambda *_: 1 / 0)
+        model.Resource.get(dataset["resources"][0]["id"]).state = "deleted"
+        model.Session.commit()
+    return dataset["id"]
+
+
+def test_what_was_missed_and_moved_no_time_is_found_in_comparing(hook, reported):
+    delete_resource_without_time()
+    assert found(capture.reconcile()) == {Found.MISSED: 1}
+    assert told() == ["dataset/update", "resource/delete"]
+    assert found(capture.reconcile()) == {}
+
+
+def test_a_worker_notes_what_it_cannot_capture_before_it_ends(hook, reported, monkeypatch):
+    """Where the save could not note it: a full disk, a lock."""
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "doubt", lambda *_: 1 / 0)
+        id_ = delete_resource_without_time()
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "record", lambda *_: 1 / 0)
+        tasks.reconcile_missed([id_])
+        assert all(row.metadata_modified for row in log_rows())
+        patch.setattr(tasks.stopping, "wait", lambda _seconds: tasks.stopping.set())
+        tasks.keep_reconciled()
+    tasks.stopping.clear()
+    tasks._missed.clear()
+    assert [row.metadata_modified for row in log_rows()] == [None]
+    assert found(capture.reconcile()) == {Found.MISSED: 1}
+
+
+def test_what_cannot_be_noted_does_not_put_off_the_comparison(monkeypatch):
+    compared: list = []
+    seconds = itertools.count(0, 10)
+    monkeypatch.setattr(tasks, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr(capture, "reconcile", lambda _stopping: compared.append(1) or [])
+    monkeypatch.setattr(capture, "reconcile_datasets", list)
+    monkeypatch.setattr(capture, "doubt", lambda _ids: 1 / 0)
+    monkeypatch.setattr(
+        tasks.stopping, "wait", lambda _: tasks.stopping.set() if next(seconds) > 300 else None
+    )
+    tasks._missed.add("a")
+    tasks.keep_reconciled()
+    tasks.stopping.clear()
+    tasks._missed.clear()
+    assert len(compared) > 1
+
+
+def test_what_a_worker_was_asked_for_is_kept_while_the_database_is_away(monkeypatch):
+    monkeypatch.setattr(capture, "reconcile_datasets", lambda _ids: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        tasks.reconcile_missed(["a"])
+    assert tasks._missed == {"a"}
     tasks._missed.clear()
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-
 import pytest
 from ckan.tests import factories
 
 from ... import config, tasks
 from ...dispatch import replay
-from ...logic import deliveries
+from ...logic import ping
 from ..callers import call, create, execute, stored
+from ..logic.test_ping import a_worker
 from ..receiver import Receiver
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
@@ -28,24 +26,6 @@ def receiver():
 @pytest.fixture
 def hook(receiver):
     return create(factories.User(), address=receiver.url)
-
-
-@contextlib.contextmanager
-def a_worker():
-    """Have what is due sent meanwhile."""
-    stopped = threading.Event()
-
-    def work():
-        while not stopped.wait(0.05):
-            tasks.work_once()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join()
 
 
 def tell(hook: str, count: int = 1) -> list[int]:
@@ -85,7 +65,7 @@ class TestPing:
 
     def test_without_a_worker_it_fails(self, refused, hook, monkeypatch):
         monkeypatch.setattr(config, "timeout", lambda: 0.0)
-        monkeypatch.setattr(deliveries, "_TAKEN_WITHIN", 0.1)
+        monkeypatch.setattr(ping, "_TAKEN_WITHIN", 0.1)
         assert refused("ping", hook).startswith("id: No worker took it: is one running?")
 
 

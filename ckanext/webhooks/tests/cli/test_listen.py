@@ -64,7 +64,7 @@ class TestLine:
     def test_a_dataset(self):
         assert (
             self.said(topic="dataset/update", entity={"name": "air"}, changed=["title", "notes"])
-            == "12:00:00 dataset/update air verified title, notes"
+            == "12:00:00 dataset/update verified air title, notes"
         )
 
     def test_a_resource_is_named_with_its_dataset(self):
@@ -72,7 +72,7 @@ class TestLine:
             self.said(
                 topic="resource/create", entity={"name": "", "id": "r1"}, dataset={"name": "air"}
             )
-            == "12:00:00 resource/create air: r1 verified"
+            == "12:00:00 resource/create verified air: r1"
         )
 
     def test_a_ping_is_about_nothing(self):
@@ -80,7 +80,7 @@ class TestLine:
 
     def test_what_a_terminal_would_obey_is_shown(self):
         line = self.said(topic="dataset/create", entity={"name": "a\x1b[2J"})
-        assert line == "12:00:00 dataset/create a\\x1b[2J verified"
+        assert line == "12:00:00 dataset/create verified a\\x1b[2J"
 
     @pytest.mark.parametrize("event", [{}, {"topic": 1, "entity": "x", "dataset": []}])
     def test_what_is_no_event_is_no_error(self, event):
@@ -139,8 +139,8 @@ class TestListen:
         ending.join()
         assert result.exit_code == 0, result.stderr
         lines = sorted(line.split()[1:] for line in result.stdout.splitlines())
-        assert lines[0] == ["dataset/create", dataset["name"], "verified"]
-        assert lines[1][:2] == ["resource/create", f"{dataset['name']}:"]
+        assert lines[0] == ["dataset/create", "verified", dataset["name"]]
+        assert lines[1][:3] == ["resource/create", "verified", f"{dataset['name']}:"]
         assert stored() == []
         calls, deleted = result.stderr.splitlines()
         assert " calls http://127.0.0.1:" in calls and deleted.endswith(" is deleted.")

@@ -1,4 +1,4 @@
-"""The README's command lines, in this process."""
+"""The command lines that docs/command-line.md shows, in this process."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ import pytest
 from ckan.tests import factories
 
 from ...cli import webhooks
+from ..blocks import ROOT, sources
 from ..callers import join, stored
+from ..logic.test_ping import a_worker
 from ..receiver import Receiver
-from ..test_readme import README, blocks
-from .test_deliveries import a_worker
+
+PAGE = "docs/command-line.md"
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 
 
-def test_the_readmes_lines_work(run):
-    (source,) = (block for block in blocks("sh") if "hook=$(" in block)
+def test_the_pages_lines_work(run):
+    (source,) = (block for block in sources("sh", PAGE) if "hook=$(" in block)
     ada, health = factories.User(name="ada"), factories.Organization(name="health")
     join(health, ada)
     seen, hook = set(), ""
@@ -62,7 +64,7 @@ def ended_delivery(timeout: float = 10.0) -> int:
     raise TimeoutError("no delivery ended")
 
 
-def test_the_readme_names_every_command():
-    section = README.split("## From the command line")[1].split("\n## ")[0]
-    table = "\n".join(line for line in section.splitlines() if line.startswith("| `"))
+def test_the_page_names_every_command():
+    lines = (ROOT / PAGE).read_text().splitlines()
+    table = "\n".join(line for line in lines if line.startswith("| `"))
     assert set(re.findall(r"`(\w+)`", table)) == set(webhooks.commands)

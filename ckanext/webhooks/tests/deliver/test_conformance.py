@@ -638,7 +638,9 @@ def test_a_name_whose_first_address_is_silent(send, names, authority, scheme):
     with serving(behave) as server, not_accepting("127.0.0.2", server.port), in_time():
         outcome = send(f"{scheme}://localhost:{server.port}/", DEADLINE, ca_bundle=authority.bundle)
     assert (outcome.status, outcome.dialled) == (200, "127.0.0.1")
-    assert outcome.connect >= DEADLINE / 2 - 0.05
+    # Half of what was left then: on a busy machine TLS takes some time to set up.
+    before = outcome.duration - outcome.connect - (outcome.tls or 0) - outcome.wait
+    assert outcome.connect >= (DEADLINE - before) / 2 - 0.05
 
 
 # --- what an owner may have written

@@ -72,7 +72,15 @@ def test_what_waits_is_counted(user):
     write(hook, 4, due_at="NULL")
     waiting = call(user, "webhook_stats", id=hook)["waiting"]
     assert 30 <= waiting.pop("age") < 40
-    assert waiting == {"due": 3, "later": 2, "held_back": 4}
+    assert waiting == {"events": 0, "due": 3, "later": 2, "held_back": 4}
+
+
+def test_where_nobody_dispatches_events_wait(user):
+    hook = create(user)
+    factories.Dataset()
+    waiting = call(user, "webhook_stats", id=hook)["waiting"]
+    assert waiting["events"] == 1 and waiting["due"] == 0
+    assert 0 < waiting["age"] < 10
 
 
 def test_where_nothing_was_there_is_nothing_to_say(user):
@@ -86,7 +94,7 @@ def test_where_nothing_was_there_is_nothing_to_say(user):
         "success_rate": None,
         "latency": nothing,
         "duration": nothing,
-        "waiting": {"due": 0, "age": None, "later": 0, "held_back": 0},
+        "waiting": {"events": 0, "due": 0, "age": None, "later": 0, "held_back": 0},
     }
 
 

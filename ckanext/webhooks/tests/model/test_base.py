@@ -59,8 +59,13 @@ class TestConnected:
         with (
             pytest.raises(RuntimeError),
             connected() as connection,
-            in_transaction(connection, "SET LOCAL lock_timeout = 77;"),
+            in_transaction(
+                connection,
+                sa.text("BEGIN; SET LOCAL lock_timeout = 77; SELECT :given"),
+                {"given": "a row"},
+            ) as rows,
         ):
+            assert rows == [("a row",)]
             assert connection.execute(sa.text("SHOW lock_timeout")).scalar_one() == "77ms"
             connection.execute(
                 sa.text("INSERT INTO webhooks_served (user_id, labels) VALUES ('u', '[]')")

@@ -141,7 +141,7 @@ def test_the_models_are_what_the_migration_makes():
         execute("ALTER TABLE webhooks DROP COLUMN surplus")
         execute("ALTER TABLE webhooks ALTER COLUMN state SET DEFAULT 'active'")
         execute(
-            "CREATE INDEX webhooks_delivery_due_idx ON webhooks_delivery (due_at, id)"
+            "CREATE INDEX webhooks_delivery_due_idx ON webhooks_delivery (due_at, id, webhook_id)"
             " WHERE status = 'pending' AND due_at IS NOT NULL"
         )
     assert differences() == []

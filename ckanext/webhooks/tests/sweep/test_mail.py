@@ -230,6 +230,15 @@ def test_without_a_mail_server_one_line_a_sweep_says_so(ckan_config, monkeypatch
     assert [mailed(hook) for hook in hooks] == [None] * 3
 
 
+def test_without_a_sender_one_line_a_sweep_says_so(ckan_config, monkeypatch, logged):
+    monkeypatch.setitem(ckan_config, "smtp.mail_from", None)
+    for _ in range(2):
+        failing(create(factories.User()), hours=2)
+    assert sweep.tell_owners() == 0
+    (line,) = logged()
+    assert "2 mails to owners of webhooks are not sent: smtp.mail_from is not set" in line
+
+
 def test_an_owner_without_an_address_and_a_deleted_one_get_none(mailbox, logged):
     nowhere, deleted = factories.User(), factories.User()
     hooks = [create(nowhere), create(deleted)]

@@ -10,10 +10,11 @@ from ckan.tests import factories
 
 from ... import config
 from ...dispatch import replay
-from ...logic import deliveries
+from ...logic import ping
 from ...views import deliveries as pages
 from ..callers import call, create, execute, stored
-from ..logic.test_deliveries import ENDED, a_worker, end, receiver, tell, write
+from ..logic.test_deliveries import ENDED, end, receiver, tell, write
+from ..logic.test_ping import a_worker
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 
@@ -99,7 +100,7 @@ class TestPing:
 
     def test_without_a_worker_it_says_so(self, owner, hook, monkeypatch):
         monkeypatch.setattr(config, "timeout", lambda: 0.0)
-        monkeypatch.setattr(deliveries, "_TAKEN_WITHIN", 0.1)
+        monkeypatch.setattr(ping, "_TAKEN_WITHIN", 0.1)
         assert "No worker took it" in owner.submit(f"/webhook/{hook}/ping").body
 
 

@@ -30,9 +30,12 @@ def test_a_change_takes_the_token_of_a_form(visit, made):
         fields = {"login": user["name"], "password": PASSWORD, field: token(login)}
         app.post("/user/login", data=fields, follow_redirects=False)
         before = stored()
-        for path in ("new", f"{hook}/edit", f"{hook}/rotate", f"{hook}/switch", f"{hook}/delete"):
-            given = {"topic": "*", "address": ADDRESS}
-            answer = app.post(f"/webhook/{path}", data=given, follow_redirects=False)
+        of_one = ("edit", "rotate", "switch", "delete", "ping", "replay")
+        paths = [f"/webhook/{path}" for path in ("new", "example", "delivery/1/redeliver")]
+        paths += [f"/webhook/{hook}/{path}" for path in of_one] + ["/ckan-admin/webhooks/disable"]
+        for path in paths:
+            given = {"topic": "*", "address": ADDRESS, "since": "2020-01-01"}
+            answer = app.post(path, data=given, follow_redirects=False)
             assert answer.status_code == 400, (path, answer.status_code)
         assert stored() == before
         page = app.get(f"/webhook/{hook}/delete")

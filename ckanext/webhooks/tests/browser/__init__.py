@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import requests
 
-from .site import Process, free_port
+from ..site import Process, free_port
 
 # What runs as root, shows nothing and asks nobody on the network.
 ARGUMENTS = (
@@ -124,7 +124,7 @@ class Browser:
     @property
     def text(self) -> str:
         """What the page says."""
-        return str(self._run("return document.body.innerText"))
+        return str(self.run("return document.body.innerText"))
 
     def type(self, selector: str, text: str) -> None:
         """Type into a field, in place of what it holds."""
@@ -135,7 +135,7 @@ class Browser:
     def choose(self, selector: str, value: str) -> None:
         """Choose an option, also where a script hides the list behind one of its own."""
         self._find(selector)
-        self._run(
+        self.run(
             "const list = document.querySelector(arguments[0]); list.value = arguments[1];"
             "list.dispatchEvent(new Event('change', {bubbles: true}))",
             selector,
@@ -148,16 +148,32 @@ class Browser:
 
     def submit(self, selector: str) -> None:
         """Click what leaves the page, and wait for the next one."""
-        self._run("window.isOld = true")
+        self.run("window.isOld = true")
         self.click(selector)
         _await(self._is_new, f"no page came after {selector}")
 
     def has(self, selector: str) -> bool:
-        return bool(self._run("return !!document.querySelector(arguments[0])", selector))
+        return bool(self.run("return !!document.querySelector(arguments[0])", selector))
 
-    def picture(self) -> bytes:
-        """Give what it shows, as PNG."""
-        return base64.b64decode(self._send("GET", f"{self._session}/screenshot"))
+    def picture(self, width: int = 1200) -> bytes:
+        """Give the whole page as PNG.
+
+        :param width: of the screen, in pixels; a phone's is some 400
+        """
+        screen = {"width": width, "deviceScaleFactor": 1, "mobile": width < 600}
+        self._devtools("Emulation.setScrollbarsHidden", hidden=True)
+        self._devtools("Emulation.setDeviceMetricsOverride", **screen, height=800)
+        # Pages of thousands of lines are seen by their beginning.
+        height = min(int(self.run("return document.documentElement.scrollHeight")), 4000)
+        self._devtools("Emulation.setDeviceMetricsOverride", **screen, height=height)
+        drawn = "requestAnimationFrame(() => requestAnimationFrame(done))"
+        self.run(f"return new Promise(done => {drawn})")
+        taken = base64.b64decode(self._send("GET", f"{self._session}/screenshot"))
+        self._devtools("Emulation.clearDeviceMetricsOverride")
+        return taken
+
+    def _devtools(self, command: str, **parameters: Any) -> None:
+        self._send("POST", f"{self._session}/goog/cdp/execute", cmd=command, params=parameters)
 
     def complaints(self) -> list[str]:
         """Give the errors that its console has had since this was last asked."""
@@ -172,7 +188,7 @@ class Browser:
 
     def _is_new(self) -> bool:
         try:
-            return bool(self._run("return !window.isOld && document.readyState == 'complete'"))
+            return bool(self.run("return !window.isOld && document.readyState == 'complete'"))
         except RuntimeError:  # between two pages
             return False
 
@@ -189,7 +205,11 @@ class Browser:
         found = self._send("POST", f"{self._session}/element", using="css selector", value=selector)
         return f"{self._session}/element/{found[_ELEMENT]}"
 
-    def _run(self, script: str, *arguments: Any) -> Any:
+    def run(self, script: str, *arguments: Any) -> Any:
+        """Run a script of ours in the page, also where the page's own do not run.
+
+        :returns: what it returns, of a promise what that comes to
+        """
         return self._send(
             "POST", f"{self._session}/execute/sync", script=script, args=list(arguments)
         )

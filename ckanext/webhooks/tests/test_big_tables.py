@@ -1,0 +1,91 @@
+"""What ``bin/bench --big-tables`` judges by, and a short run of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.big_tables import plans
+
+from .newest import on_the_newest_ckan
+
+ROOT = Path(__file__).parents[3]
+COUNTS = dict.fromkeys(("webhooks_event", "webhooks_delivery", "webhooks_attempt"), 1_000_000)
+
+
+def node(kind: str, rows: int, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    return {
+        "Node Type": kind,
+        "Relation Name": "webhooks_delivery",
+        "Actual Rows": rows,
+        "Actual Loops": 1,
+        **(more or {}),
+    }
+
+
+def test_what_was_thrown_away_was_read_too():
+    plan = node(
+        "Index Scan",
+        10,
+        {"Rows Removed by Filter": 90, "Index Name": "webhooks_delivery_due_idx"},
+    )
+    read = plans.read_of({"Node Type": "Limit", "Shared Hit Blocks": 7, "Plans": [plan]})
+    assert read.rows == {"webhooks_delivery": 100}
+    assert read.indexes == {"webhooks_delivery_due_idx"}
+    assert read.pages == 7
+    assert read.whole(COUNTS) == set()
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        node("Seq Scan", 0),
+        node("Index Scan", 900_000),
+        node("Index Scan", 100, {"Actual Loops": 9_000}),
+        node("Bitmap Heap Scan", 10, {"Rows Removed by Index Recheck": 900_000}),
+    ],
+)
+def test_a_table_that_is_read_whole_is_named(plan):
+    assert plans.read_of({"Node Type": "Limit", "Plans": [plan]}).whole(COUNTS) == {
+        "webhooks_delivery"
+    }
+
+
+def test_a_scan_that_was_not_begun_and_a_small_table_are_well():
+    assert plans.read_of(node("Seq Scan", 0, {"Actual Loops": 0})).whole(COUNTS) == set()
+    small = {**COUNTS, "webhooks_event": 1_000}
+    assert (
+        plans.read_of(node("Seq Scan", 1_000, {"Relation Name": "webhooks_event"})).whole(small)
+        == set()
+    )
+
+
+def test_what_is_written_is_not_read():
+    insert = {"Operation": "Insert"}
+    assert plans.read_of(node("ModifyTable", 5, insert)).rows == {}
+
+
+@pytest.mark.acceptance
+@on_the_newest_ckan
+def test_a_short_run_asks_everything_and_prunes(tmp_path):
+    command = [sys.executable, "-W", "ignore", "-m", "bench.big_tables", str(tmp_path)]
+    run = subprocess.run(
+        [*command, "--rows", "100000"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    printed = run.stdout + run.stderr
+    # Small tables are read otherwise than large ones; these must never be.
+    for what in ("deliver:", "webhook_patch to disabled", "webhook_delete", "sweep, an owner"):
+        (line,) = [line for line in run.stdout.splitlines() if line.startswith(what)]
+        assert "  ok" in line, printed
+    assert "pruned " in run.stdout, printed
+    assert "commit to arrival meanwhile" in run.stdout, printed
