@@ -213,7 +213,8 @@ def main() -> None:
         for kind in list(runs) * given.rounds:
             runs[kind].append(measure(stand, kind, given.rate, given.seconds))
             print(f"{kind}: {describe(runs[kind][-1])}", flush=True)
-    print(verdict(*runs.values()))
+    alone, beside = runs.values()
+    print(verdict(alone, beside, is_judged=given.kind != "crowd"))
 
 
 def describe(run: Run) -> str:
@@ -225,7 +226,11 @@ def describe(run: Run) -> str:
     )
 
 
-def verdict(alone: list[Run], beside: list[Run]) -> str:
+def verdict(alone: list[Run], beside: list[Run], *, is_judged: bool) -> str:
+    """Compare runs beside others with those alone.
+
+    :param is_judged: there is a goal for it; beside 2,000 that hang there is none in figures
+    """
     figures = [
         [statistics.median(run.percentile(percent) for run in runs) for percent in (50, 99)]
         for runs in (alone, beside)
@@ -233,10 +238,8 @@ def verdict(alone: list[Run], beside: list[Run]) -> str:
     ratios = [b / a for a, b in zip(*figures, strict=True)]
     p50, p99 = figures[1]
     met = max(ratios) <= 1.5 and p50 <= 10 and p99 <= 50
-    return (
-        f"beside / alone: p50 {ratios[0]:.2f}, p99 {ratios[1]:.2f};"
-        f" goal: within 1.5, p50 <= 10 ms, p99 <= 50 ms: {'met' if met else 'MISSED'}"
-    )
+    goal = f"; goal: within 1.5, p50 <= 10 ms, p99 <= 50 ms: {'met' if met else 'MISSED'}"
+    return f"beside / alone: p50 {ratios[0]:.2f}, p99 {ratios[1]:.2f}{goal if is_judged else ''}"
 
 
 if __name__ == "__main__":

@@ -40,14 +40,17 @@ def draw(rows: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Path]:
 
 
 def _bars(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
-    """Draw each row beside the 2015 way's, with its goal, on a logarithmic scale."""
+    """Draw each row beside the 2015 way's, with its goal."""
     figure, axes = pyplot.subplots(figsize=(WIDTH, 1 + 0.55 * len(rows)))
     for n, row in enumerate(rows):
         spread = [[row["value"] - row["min"]], [row["max"] - row["value"]]]
         axes.barh(n - 0.2, row["value"], 0.4, color=OURS, xerr=spread, label="this software")
         axes.barh(n + 0.2, row["way_2015"] or 0, 0.4, color=OLD, label="the 2015 way")
         axes.plot([row["goal"]] * 2, [n - 0.45, n + 0.05], color=GOAL, label="goal")
-    axes.set_xscale("log")
+    lengths = [row[key] for row in rows for key in ("value", "way_2015", "goal") if row[key]]
+    if max(lengths) > STEEP * min(lengths):
+        axes.set_xscale("log")
+        axes.set_xlim(left=1)
     axes.xaxis.set_major_formatter("{x:,g}")
     axes.set_yticks(range(len(rows)), [row["name"].removeprefix(LATENCY) for row in rows])
     axes.invert_yaxis()

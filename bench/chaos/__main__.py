@@ -1,7 +1,7 @@
 """Nothing is lost, whatever breaks: real saves, real workers, faults at random, a ledger.
 
 python -m bench.chaos FOLDER [--seed N] [--minutes M] [--faults a,b] [--before COMMIT]
-    [--disk FOLDER] [--postgresql PID COMMAND…]
+    [--rest SECONDS] [--plant NAME] [--disk FOLDER] [--postgresql PID COMMAND…]
 python -m bench.chaos FOLDER --web [--postgresql PID COMMAND…]
 """
 
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from bench.chaos import report, schedule, web
-from bench.chaos.run import run
+from bench.chaos.run import REST, run
 from bench.chaos.schedule import FAULTS
 from bench.chaos.stand import Database, extract_before
 from ckanext.webhooks.tests.site import SiteError
@@ -26,6 +26,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--faults", default=",".join(FAULTS), help="some of them, with commas")
     parser.add_argument("--before", default="HEAD~20", help="the commit of the version before")
+    parser.add_argument("--rest", type=float, default=REST, help="seconds to come to rest in")
+    parser.add_argument("--plant", default="", help="what the workers are without: see plants")
     parser.add_argument("--disk", type=Path, help="the database's, if it is a small one")
     parser.add_argument(
         "--postgresql", nargs=argparse.REMAINDER, default=[], help="last: its PID and command"
@@ -52,7 +54,7 @@ def main() -> None:
     moments = schedule.draw(given.seed, given.minutes * 60, sorted(names - skipped.keys()))
     count = sum(len(moment.faults) for moment in moments)
     _say(f"seed {given.seed}: {count} faults in {len(moments)} moments")
-    result = run(given.folder, moments, database, before, _say)
+    result = run(given.folder, moments, database, before, _say, given.rest, given.plant)
     _say(*report.lines(result), "")
     failures = report.failures(result)
     _say(*([f"FAILED: {failure}" for failure in failures] or ["the books balance"]))
@@ -73,7 +75,7 @@ def _without_database(database: Database | None) -> dict[str, str]:
     """Say which faults there cannot be, and why."""
     if database is None:
         reason = "the database is not ours to stop; unset CKAN_SQLALCHEMY_URL"
-        return dict.fromkeys(["database-killed", "disk-full"], reason)
+        return dict.fromkeys(["database-killed", "database-slow", "disk-full"], reason)
     if database.disk is None:
         return {"disk-full": "only root can mount a small disk for the database"}
     return {}

@@ -31,6 +31,7 @@ class Mode(enum.Enum):
     GOOD = "good"
     FAILING = "failing"  # answers 500, and does nothing
     CUTTING = "cutting"  # acts, and cuts every second connection instead of answering
+    SLOW = "slow"  # acts, and takes a second to say so
 
 
 # Seconds by which a signed time may differ from ours: none of our clocks is off.
@@ -66,6 +67,8 @@ def serve(port: int, ledger: Path, verifiers: dict[str, Webhook]) -> None:
             wrong = _wrong(verifiers[name], self.headers, body)
             receipt = Receipt(name, id_, time.time(), acted, cut, wrong)
             os.write(book, json.dumps(receipt).encode() + b"\n")
+            if mode is Mode.SLOW:
+                time.sleep(1)
             if cut:
                 self.connection.shutdown(socket.SHUT_RDWR)
                 self.close_connection = True

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -22,6 +23,8 @@ from bench.chaos.stand import Stand, await_ready
 ODD = Path(__file__).with_name("odd")
 # Seconds by which a clock is off: longer than any tolerance of a receiver's.
 CLOCK_OFF = 3600
+# Seconds for which a slow database is stopped, and in which it works, by turns.
+STOPPED, WORKING = 0.09, 0.01
 
 
 Breaking = Callable[[Stand, int], AbstractContextManager[None]]
@@ -58,12 +61,31 @@ def worker_frozen(stand: Stand, draw: int) -> Iterator[None]:
 @contextmanager
 def web_killed(stand: Stand, draw: int) -> Iterator[None]:
     """Kill the processes that serve, in the midst of a save; gunicorn's master starts others."""
+    for process in _serving(stand):
+        process.kill()
+    yield
+
+
+@contextmanager
+def web_frozen(stand: Stand, draw: int) -> Iterator[None]:
+    """What they hold locked in the midst of a save stays so."""
+    processes = _serving(stand)
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
+
+
+def _serving(stand: Stand) -> list[psutil.Process]:
+    """Give the processes that serve, as soon as one of them has written and not committed."""
+    processes = psutil.Process(stand.supervisor["web"].pid).children()
     patience = time.monotonic() + 5
     while not stand.tables.someone_writes() and time.monotonic() < patience:
         time.sleep(0.002)
-    for child in psutil.Process(stand.supervisor["web"].pid).children():
-        child.kill()
-    yield
+    return processes
 
 
 @contextmanager
@@ -93,6 +115,32 @@ def database_killed(stand: Stand, draw: int) -> Iterator[None]:
 
 @contextmanager
 def database_slow(stand: Stand, draw: int) -> Iterator[None]:
+    """Whatever it does takes ten times as long."""
+    server = psutil.Process(stand.supervisor["postgresql"].pid)
+    over = threading.Event()
+    slowing = threading.Thread(target=_slow_down, args=(server, over), name="slowing")
+    slowing.start()
+    try:
+        yield
+    finally:
+        over.set()
+        slowing.join()
+
+
+def _slow_down(server: psutil.Process, over: threading.Event) -> None:
+    while not over.wait(WORKING):
+        stopped = server.children()
+        for process in stopped:
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+        over.wait(STOPPED)
+        for process in stopped:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+
+
+@contextmanager
+def tables_locked(stand: Stand, draw: int) -> Iterator[None]:
     """Somebody holds the log and the deliveries locked, as a migration would."""
     with stand.tables.connected() as cursor:
         cursor.execute("LOCK TABLE webhooks_event, webhooks_delivery IN ACCESS EXCLUSIVE MODE")
@@ -135,17 +183,16 @@ def receiver_cut(stand: Stand, draw: int) -> AbstractContextManager[None]:
     return _receiver(stand, Mode.CUTTING)
 
 
+def receiver_slow(stand: Stand, draw: int) -> AbstractContextManager[None]:
+    return _receiver(stand, Mode.SLOW)
+
+
 @contextmanager
 def clock_off(stand: Stand, draw: int) -> Iterator[None]:
     """One worker alone delivers, whose clock is an hour fast or slow."""
-    off = {"CHAOS_CLOCK_OFF": str(CLOCK_OFF if draw % 2 else -CLOCK_OFF), "PYTHONPATH": str(ODD)}
-    with stand.supervisor.instead_of(
-        stand.supervisor.names("worker"),
-        "odd-clock",
-        stand.worker,
-        stand.site.environment(off),
-    ) as process:
-        await_ready(process)
+    off = str(CLOCK_OFF if draw % 2 else -CLOCK_OFF)
+    names = stand.supervisor.names("worker")
+    with _odd_worker(stand, "odd-clock", names, CHAOS_CLOCK_OFF=off):
         yield
 
 
@@ -160,12 +207,21 @@ def two_sweepers(stand: Stand, draw: int) -> Iterator[None]:
 @contextmanager
 def version_before(stand: Stand, draw: int) -> Iterator[None]:
     """In the midst of an upgrade: a worker of the earlier version beside a new one."""
-    env = {"CHAOS_VERSION_BEFORE": str(stand.before), "PYTHONPATH": str(ODD)}
-    with stand.supervisor.instead_of(
-        [_a_worker(stand, draw)], "before", stand.worker, stand.site.environment(env)
-    ) as process:
-        await_ready(process)
+    before = str(stand.before)
+    names = [_a_worker(stand, draw)]
+    with _odd_worker(stand, "before", names, CHAOS_VERSION_BEFORE=before):
         yield
+
+
+@contextmanager
+def _odd_worker(stand: Stand, name: str, names: list[str], **odd: str) -> Iterator[None]:
+    """Have a worker in the place of others; it is over when they are there again."""
+    env = stand.site.environment({**odd, "PYTHONPATH": str(ODD)})
+    with stand.supervisor.instead_of(names, name, stand.worker, env):
+        await_ready(stand.supervisor, name)
+        yield
+    for one in names:
+        await_ready(stand.supervisor, one)
 
 
 BREAKING: dict[str, Breaking] = {
@@ -175,14 +231,17 @@ BREAKING: dict[str, Breaking] = {
         workers_killed,
         worker_frozen,
         web_killed,
+        web_frozen,
         redis_killed,
         redis_silent,
         database_killed,
         database_slow,
+        tables_locked,
         disk_full,
         receiver_killed,
         receiver_500,
         receiver_cut,
+        receiver_slow,
         clock_off,
         two_sweepers,
         version_before,

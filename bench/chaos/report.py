@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from bench.chaos.run import Result
 from bench.chaos.schedule import FAULTS
@@ -38,6 +38,7 @@ def lines(result: Result) -> Iterator[str]:
     """Write the report."""
     yield from ("", "writes, by what CKAN answered")
     yield from _writes(result.outcomes)
+    yield from ("", f"faults: {_counted(n for h in result.happened for n in h.moment.faults)}")
     heads = ("seconds after a fault until", "first delivery", "goal", "caught up")
     yield from ("", "{:28} {:>18} {:>6} {:>18}".format(*heads))
     yield from _times(result)
@@ -51,12 +52,14 @@ def lines(result: Result) -> Iterator[str]:
     for what, cases in result.balance.wrong.items():
         yield f"{len(cases):>8}  {what}"
         yield from (f"{'':10}{case}" for case in cases[:SHOWN])
-    died = Counter(name for name, _at in result.deaths)
-    yield "started again after it died by itself: " + (
-        ", ".join(f"{name} {count} ×" for name, count in sorted(died.items())) or "nothing"
-    )
+    died = _counted(name for name, _at in result.deaths)
+    yield f"started again after it died by itself: {died or 'nothing'}"
     if result.rested is not None:
         yield f"at rest {result.rested:.1f} s after the end"
+
+
+def _counted(names: Iterable[str]) -> str:
+    return ", ".join(f"{name} {count} ×" for name, count in sorted(Counter(names).items()))
 
 
 def _writes(outcomes: Sequence[Outcome]) -> Iterator[str]:

@@ -71,13 +71,17 @@ def run(
     database: Database | None,
     before: Path | None,
     said: Callable[[str], None],
+    rest: float = REST,
+    plant: str = "",
 ) -> Result:
     """Run a schedule.
 
     :param said: is given a line after each moment
+    :param rest: seconds in which all must have come to rest at the end
+    :param plant: a safeguard that the workers are without: see plants
     :raises SiteError: something does not even start
     """
-    with standing(folder, database, before) as stand:
+    with standing(folder, database, before, plant=plant) as stand:
         writers = [stand.start_writer(number, RATE) for number in range(1, WRITERS + 1)]
         happened = []
         try:
@@ -88,7 +92,7 @@ def run(
         finally:
             for process in writers:
                 process.kill()
-        rested = _come_to_rest(stand)
+        rested = _come_to_rest(stand, rest)
         receipts = stand.receipts()
         return Result(
             happened,
@@ -103,6 +107,9 @@ def run(
 
 def _break(stand: Stand, moment: Moment) -> Happened:
     time.sleep(moment.pause)
+    # What the last moment did is over, or it would be measured with this one.
+    for name in stand.supervisor.names("worker"):
+        await_ready(stand.supervisor, name)
     began, failed = time.time(), ""
     try:
         with ExitStack() as stack:
@@ -114,20 +121,20 @@ def _break(stand: Stand, moment: Moment) -> Happened:
     return Happened(moment, began, time.time(), failed)
 
 
-def _come_to_rest(stand: Stand) -> float | None:
+def _come_to_rest(stand: Stand, rest: float) -> float | None:
     """Start the workers anew, each of which compares log and catalogue, as one does hourly.
 
     :returns: seconds until nothing was under way, None where that never came
     """
     for name in stand.supervisor.names("worker"):
-        stand.supervisor.kill(name)
+        stand.supervisor.start_anew(name)
     for name in stand.supervisor.names("worker"):
-        await_ready(stand.supervisor[name])
+        await_ready(stand.supervisor, name)
     began = time.monotonic()
     quiet = 0
     # Thrice: what is found in comparing may come a little later.
     while quiet < 3:
-        if time.monotonic() - began > REST:
+        if time.monotonic() - began > rest:
             return None
         time.sleep(1)
         with contextlib.suppress(psycopg2.Error):
@@ -145,7 +152,7 @@ def _balance(stand: Stand, receipts: Sequence[Receipt], happened: Sequence[Happe
     disturbances += [
         Disturbance(f"{name} died by itself", at, at)
         for name, at in stand.supervisor.deaths
-        if name.startswith(("worker", "postgresql", "receiver"))
+        if name not in ("web", "redis")
     ]
     return balance(
         stand.tables.marks(),

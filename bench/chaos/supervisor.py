@@ -103,6 +103,12 @@ class Supervisor:
             self._kept[name].is_wanted = False
         self[name].stop(20)
 
+    def start_anew(self, name: str) -> None:
+        """End a process in that way, and start it again."""
+        self.end(name)
+        with self._lock:
+            self._start(name)
+
     @contextlib.contextmanager
     def without(self, name: str, number: int = signal.SIGKILL) -> Iterator[None]:
         """Have it killed for a while, by this signal."""
@@ -120,15 +126,17 @@ class Supervisor:
     @contextlib.contextmanager
     def instead_of(
         self, names: list[str], name: str, command: list[str], env: Mapping[str, str]
-    ) -> Iterator[Process]:
-        """Run another process in the place of some, each ended as in an upgrade."""
+    ) -> Iterator[None]:
+        """Keep another process running in the place of some; all are ended as in an upgrade."""
         for one in names:
             self.end(one)
-        process = Process(name, command, self.folder, env)
+        self.keep(name, command, env)
         try:
-            yield process
+            yield
         finally:
             with self._lock:
                 for one in names:
                     self._start(one)
-            process.stop(20)
+            self.end(name)
+            with self._lock:
+                del self._kept[name]

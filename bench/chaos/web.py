@@ -6,6 +6,7 @@ broken; then the state ends, and what was not captured is waited for: nobody hel
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,9 @@ from bench.chaos.writer import ORGANIZATION, Writer
 
 # Saves in each state: the lock ends after 30 s, and each may wait for it for 200 ms.
 SAVES = 20
+# A web process leaves a broker that failed alone for so long (seconds), and notices
+# nothing more of it; nor does it report then what it could not capture.
+QUIET = 30.0
 # Seconds in which all must be told when the state is over: what was missed is looked
 # for every 30 s.
 PATIENCE = 90.0
@@ -49,6 +53,7 @@ class Cost:
 
     :ivar went_through: how many of those in the state did
     :ivar told_after: seconds from the state's end until all was told, None where it was not
+    :ivar logged: lines that this extension wrote to the log of the web processes
     """
 
     state: str
@@ -56,6 +61,7 @@ class Cost:
     broken: list[float]
     went_through: int
     told_after: float | None
+    logged: list[str]
 
     @property
     def added(self) -> float:
@@ -63,7 +69,17 @@ class Cost:
 
     @property
     def is_good(self) -> bool:
-        return self.went_through == len(self.broken) and self.told_after is not None
+        return (
+            self.went_through == len(self.broken)
+            and self.told_after is not None
+            and len(self.logged) <= len(self.broken)
+            and all(_says_what_to_do(line) for line in self.logged)
+        )
+
+
+def _says_what_to_do(line: str) -> bool:
+    """Tell whether a line has an id to refer to, or names the command that mends it."""
+    return re.search(r"webhooks \[[0-9a-f-]{36}\]: .*; ", line) is not None or "run `" in line
 
 
 @contextmanager
@@ -142,9 +158,12 @@ def measure(folder: Path, database: Database | None) -> Iterator[Cost]:
         client.call("package_create", data)
         _save(client)  # each web process has then done it once
         for state, breaking in STATES.items():
+            time.sleep(QUIET)
             healthy = _save(client)
+            seen = len(stand.supervisor["web"].output())
             with breaking(stand):
                 broken = _save(client)
+            logged = _ours(stand.supervisor["web"].output()[seen:])
             told_after = _all_told(stand)
             # Before and after: whatever else this machine does changes slowly.
             healthy += _save(client)
@@ -154,6 +173,7 @@ def measure(folder: Path, database: Database | None) -> Iterator[Cost]:
                 [took for _status, took in broken],
                 sum(status == 200 for status, _took in broken),
                 told_after,
+                logged,
             )
 
 
@@ -166,6 +186,11 @@ def _save(client: Writer) -> list[tuple[int, float]]:
         status, _dataset = client.call("package_patch", {"id": "saved", "title": title})
         saves.append((status, (time.perf_counter() - began) * 1000))
     return saves
+
+
+def _ours(log: str) -> list[str]:
+    """Give the warnings and errors of this extension; the lines below each are its traceback."""
+    return re.findall(r"^.* (?:WARNI|ERROR) *\[ckanext\.webhooks\..*$", log, re.M)
 
 
 def _all_told(stand: Stand) -> float | None:
@@ -181,7 +206,7 @@ def _all_told(stand: Stand) -> float | None:
 def head() -> str:
     return (
         f"{'':30} {'saved':>8} {'healthy p50':>12} {'p50':>9} {'added':>9} {'worst':>9}"
-        f" {'all told after':>15}"
+        f" {'lines logged':>13} {'all told after':>15}"
     )
 
 
@@ -190,5 +215,5 @@ def line(cost: Cost) -> str:
     return (
         f"{cost.state:30} {cost.went_through:>4}/{len(cost.broken):<3}"
         f" {statistics.median(cost.healthy):>9.0f} ms {statistics.median(cost.broken):>6.0f} ms"
-        f" {cost.added:>6.0f} ms {max(cost.broken):>6.0f} ms {told:>15}"
+        f" {cost.added:>6.0f} ms {max(cost.broken):>6.0f} ms {len(cost.logged):>13} {told:>15}"
     )

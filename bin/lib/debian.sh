@@ -15,10 +15,10 @@ postgresql_bin() {
 }
 
 # The names of the packages that are missing for CKAN and the services to start,
-# and with the argument "browser" those of one.
+# and with the argument "tests" for what only tests start.
 missing_packages() {
     local python
-    [[ ${1:-} != browser ]] || missing_browser
+    [[ ${1:-} != tests ]] || missing_for_tests
     if python=$(find_python); then
         "$python" -c 'import ensurepip, venv' 2>/dev/null || say python3-venv
         # CKAN's psycopg2 comes as source only: a compiler and two sets of headers.
@@ -29,7 +29,7 @@ sys.exit(not os.path.exists(os.path.join(s.get_path("include"), "Python.h")))' |
     fi
     command -v gcc >/dev/null || printf '%s\n' gcc libc6-dev
     command -v pg_config >/dev/null || say libpq-dev
-    /sbin/ldconfig -p | grep -q 'libmagic\.so\.1' || say libmagic1
+    /sbin/ldconfig -p | grep 'libmagic\.so\.1' >/dev/null || say libmagic1 # -q would end ldconfig early, which pipefail minds
     # Tests start a Redis of their own to break it, whoever serves CKAN's.
     command -v redis-server >/dev/null || say redis-server
     [[ -n ${CKAN_SQLALCHEMY_URL:-} ]] || postgresql_bin >/dev/null || say postgresql
@@ -38,6 +38,13 @@ sys.exit(not os.path.exists(os.path.join(s.get_path("include"), "Python.h")))' |
         command -v javac >/dev/null || say default-jdk-headless
         command -v mvn >/dev/null || say maven
     fi
+}
+
+missing_for_tests() {
+    missing_browser
+    [[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ]] || say rabbitmq-server
+    [[ -x /usr/sbin/pgbouncer ]] || say pgbouncer
+    [[ -x /usr/sbin/ip || -x /sbin/ip ]] || say iproute2
 }
 
 # Ubuntu has Chromium as a snap alone; there the tests that want it are skipped,
@@ -52,7 +59,7 @@ as_root() {
     if [[ $EUID -eq 0 ]]; then "$@"; else sudo -n "$@"; fi
 }
 
-# packages [browser]: installs what is missing.
+# packages [tests]: installs what is missing.
 packages() {
     local missing
     mapfile -t missing < <(missing_packages "$@")
@@ -75,8 +82,8 @@ packages() {
             "CKAN $CKAN wants $(python_wanted); this system may have none in its packages."
 }
 
-# Only the programs are wanted. Without the two files Debian would start a
-# PostgreSQL and a Redis of the system's own, and again at every boot.
+# Only the programs are wanted. Without the two files Debian would start a PostgreSQL,
+# a Redis and a RabbitMQ of the system's own, and again at every boot.
 install_packages() (
     policy=/usr/sbin/policy-rc.d
     no_cluster=/etc/postgresql-common/createcluster.d/ckanext-webhooks.conf
@@ -95,8 +102,10 @@ install_packages() (
     echo 'create_main_cluster = false' | as_root tee "$no_cluster" >/dev/null
     as_root apt-get update -q
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"
-    # Debian's unit is of no use to us, and would be started at the next boot.
-    if [[ " $* " == *" redis-server "* ]] && command -v systemctl >/dev/null; then
-        as_root systemctl disable -q redis-server || true
-    fi
+    # Debian's units are of no use to us, and would be started at the next boot.
+    for unit in redis-server rabbitmq-server pgbouncer; do
+        if [[ " $* " == *" $unit "* ]] && command -v systemctl >/dev/null; then
+            as_root systemctl disable -q "$unit" || true
+        fi
+    done
 )

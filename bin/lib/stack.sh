@@ -18,6 +18,8 @@ mkdir -p "$DEV/log"
 . "$ROOT/bin/lib/debian.sh"
 # shellcheck source=bin/lib/python.sh
 . "$ROOT/bin/lib/python.sh"
+# shellcheck source=bin/lib/axe.sh
+. "$ROOT/bin/lib/axe.sh"
 # shellcheck source=bin/lib/services.sh
 . "$ROOT/bin/lib/services.sh"
 
