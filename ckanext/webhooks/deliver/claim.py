@@ -40,7 +40,8 @@ class Claimed:
     :param until: by delivery id, when its lease ends, as PostgreSQL writes it
     :param events: by id
     :param epoch: PostgreSQL's time of the claim, seconds since 1970
-    :param monotonic: this process's clock at that moment
+    :param monotonic: this process's clock before it was asked for
+    :param seconds: how long the lease is
     :param more: whether to look again at once
     :param is_crowded: not all of what was looked at had a place
     """
@@ -50,12 +51,20 @@ class Claimed:
     events: dict[str, Logged]
     epoch: float
     monotonic: float
+    seconds: float
     more: bool
     is_crowded: bool
 
     def now(self) -> float:
         """Give PostgreSQL's time, whatever this machine's clock says."""
         return self.epoch + time.monotonic() - self.monotonic
+
+    def is_over(self) -> bool:
+        """Tell whether another worker may have taken them meanwhile.
+
+        This process may have been stopped, or have got PostgreSQL's answer late.
+        """
+        return time.monotonic() >= self.monotonic + self.seconds
 
 
 def claim(count: int, places: Places, timeout: float, is_crowded: bool = False) -> Claimed | None:
@@ -112,6 +121,7 @@ def _claim(
         logged(connection, {d.event_id for d in deliveries}),
         epoch,
         monotonic,
+        seconds,
         # What was in the way is not any more.
         (bool(line.chosen.hold) and not line.is_whole) or len(deliveries) == count,
         len(line.chosen.take) < line.count,

@@ -180,6 +180,7 @@ class _Drive:
         decided: dict[tuple[str, str, str], Sending] = {}
         cancelled: dict[int, str] = {}
         unsure: list[Due] = []
+        late: list[Due] = []
         for number, delivery in enumerate(claimed.deliveries, 1):
             if number % _STARTED_TOGETHER == 0:
                 self._collect(0)
@@ -198,6 +199,8 @@ class _Drive:
                 )
             if what is Sending.NOTHING:
                 unsure.append(delivery)
+            elif claimed.is_over():
+                late.append(delivery)
             else:
                 self._send(claimed, delivery, what, entities)
         # Of the others the owner lost rights a moment ago. Dispatch tells what
@@ -205,6 +208,9 @@ class _Drive:
         settle.cancel(
             {**cancelled, **dict.fromkeys(_said_otherwise(claimed, unsure), "superseded")}
         )
+        if late:
+            self.more = True
+            _log_late(len(late), claimed.seconds)
 
     def _send(
         self, claimed: Claimed, delivery: Due, what: Sending, entities: dict[tuple[str, bool], str]
@@ -307,6 +313,17 @@ def _log_failure(delivery: Due, error: Exception) -> str:
         delivery.id,
     )
     return f"{type(error).__name__}: {error}"
+
+
+def _log_late(count: int, lease: float) -> None:
+    log.warning(
+        "webhooks [%s]: %d deliveries are not sent, since their lease is over; whoever claims"
+        " them next sends them. Was this worker stopped, or does PostgreSQL take more than"
+        " %g s to answer it?",
+        uuid.uuid4(),
+        count,
+        lease,
+    )
 
 
 def _sending(delivery: Due, event: Logged, labels: OwnerLabels) -> Sending:

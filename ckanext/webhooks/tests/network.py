@@ -59,7 +59,8 @@ class Network:
     def __enter__(self) -> Network:
         self._thread.start()
         self._hold(_NEW)
-        self._ip(0, "link add bridge0 type bridge")
+        # Its own address, not one of its ports', at which it would also hear a machine that is cut.
+        self._ip(0, "link add bridge0 address 02:00:0a:d5:00:01 type bridge")
         self._ip(0, f"addr add {HUB}/24 dev bridge0")
         self._ip(0, "link set bridge0 up")
         for number, address in enumerate(self.addresses, 1):

@@ -11,6 +11,7 @@ import os
 import queue
 import resource
 import select
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ import pycurl
 
 from ..attempt import KEPT_ANSWER_BYTES, READ_ANSWER_BYTES, Outcome, Request
 from . import words
-from .engine import MOST_HEAD_BYTES, MOST_HEADERS, Settings
+from .engine import MOST_HEAD_BYTES, MOST_HEADERS, Settings, drop_late
 from .resolving import Addresses, Resolver
 from .target import Target, checked, target
 
@@ -290,6 +291,7 @@ class _Transfer:
         milliseconds = _milliseconds(left)
         curl.setopt(pycurl.TIMEOUT_MS, milliseconds)
         curl.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, milliseconds // (1 + len(self.others))))
+        curl.setopt(pycurl.SOCKOPTFUNCTION, self._take_socket)
         curl.setopt(pycurl.HEADERFUNCTION, self._take_header)
         curl.setopt(pycurl.WRITEFUNCTION, self._take_body)
 
@@ -323,6 +325,14 @@ class _Transfer:
             tls=self.tls,
             wait=self.wait,
         )
+
+    def _take_socket(self, fd: int, _purpose: int) -> int:
+        connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
+        try:
+            drop_late(connection, self.request.timeout)
+        finally:
+            connection.detach()  # it is libcurl's
+        return pycurl.SOCKOPT_OK
 
     def _take_header(self, line: bytes) -> int | None:
         """:returns: -1 to end here, None to go on"""

@@ -27,7 +27,7 @@ from urllib3.util.ssl_ import create_urllib3_context
 from .. import addresses
 from ..attempt import KEPT_ANSWER_BYTES, READ_ANSWER_BYTES, Outcome, Request
 from . import words
-from .engine import MOST_HEAD_BYTES, Settings
+from .engine import MOST_HEAD_BYTES, Settings, drop_late
 from .resolving import Addresses, Resolver
 from .target import RefusedHeader, checked, target
 
@@ -200,6 +200,7 @@ def _connect(attempt: _Attempt, host: str, port: int) -> socket.socket:
                 error = failure
                 continue
             connected.settimeout(attempt.remaining())
+            drop_late(connected, attempt.timeout)
             return connected
     raise error or OSError("it has no address")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +15,10 @@ from ..attempt import Outcome, Request
 # lines, of which the last one is empty.
 MOST_HEAD_BYTES = 64 * 1024
 MOST_HEADERS = 99
+# Seconds after its timeout within which a request that was given up may still arrive. More than
+# none, so that the timeout is what an attempt says; less than a lease lasts longer than the
+# timeout, so that nobody else has sent the delivery meanwhile.
+UNACKNOWLEDGED_GRACE = 2.0
 
 
 @dataclass(frozen=True)
@@ -68,3 +73,17 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Close all connections; what is under way is given up."""
+
+
+def drop_late(connection: socket.socket, timeout: float) -> None:
+    """Have the system forget what it could not bring across in time.
+
+    Otherwise it goes on after the socket is closed, for minutes, and a request
+    that was given up arrives once the network is back (RFC 5482, and
+    ``TCP_USER_TIMEOUT`` of Linux, tcp(7)).
+
+    :param timeout: of the request, seconds
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        milliseconds = round((timeout + UNACKNOWLEDGED_GRACE) * 1000)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)

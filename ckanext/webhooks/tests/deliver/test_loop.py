@@ -13,8 +13,10 @@ from ckan.tests import factories
 from ckan.tests.helpers import call_action
 from standardwebhooks import Webhook as Verifier
 
-from ... import owners, tasks
+from ... import config, owners, tasks
+from ...deliver import claim as claiming
 from ...deliver.claim import claim
+from ...deliver.loop import deliver_due
 from ...deliver.places import Bounds, Places
 from ..receiver import Received, Receiver
 
@@ -119,6 +121,26 @@ def test_410_disables_the_webhook_and_cancels_what_waits(receiver):
     assert "410" in shown["state_reason"]
     factories.Dataset()
     assert tasks.work_once() == 0
+
+
+def test_what_another_worker_may_have_taken_meanwhile_is_not_sent(receiver, monkeypatch, caplog):
+    """A worker that was stopped, or whose claim was answered late, has a lease of the past."""
+    subscribe(receiver, topic="dataset/create")
+    factories.Dataset()
+    tasks.dispatch()
+    at_once, sent_before = owners.standing, []
+
+    def late_at_first(who):
+        sent_before.append(len(receiver.requests))
+        time.sleep(0 if sent_before[1:] else 0.3)
+        return at_once(who)
+
+    monkeypatch.setattr(owners, "standing", late_at_first)
+    monkeypatch.setattr(claiming, "LEASE_MARGIN", 0.2 - config.timeout())
+    assert deliver_due() == 1
+    assert sent_before == [0, 0], "it was claimed again before it was sent"
+    assert "1 deliveries are not sent, since their lease is over" in caplog.text
+    assert deliveries() == [("delivered", 1, None)]
 
 
 def test_deleting_a_webhook_cancels_what_waits(receiver):
