@@ -20,6 +20,7 @@ from bench.big_tables.plans import Read, Recorder, Statement
 from bench.stand import Stand
 
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
+PLANS = Path(__file__).parents[1] / "plans.txt"
 ROWS = 20_000_000
 REPEATS = 3
 
@@ -30,12 +31,14 @@ class Answer:
 
     :ivar milliseconds: of all of it, the median
     :ivar wrong: why that is not good, empty where it is
+    :ivar statements: those that read of the big tables
     """
 
     asked: Asked
     milliseconds: float
     read: Read
     wrong: str
+    statements: Sequence[Statement]
 
     def cells(self) -> list[str]:
         indexes = sorted(name.removeprefix("webhooks_") for name in self.read.indexes)
@@ -88,13 +91,21 @@ def _judged(
         wrong.append(f"reads {', '.join(sorted(whole))} whole")
     if one.limit is not None and took > one.limit:
         wrong.append(f"takes longer than {one.limit:g} ms")
-    return Answer(one, took, read, "; ".join(wrong))
+    return Answer(one, took, read, "; ".join(wrong), statements)
 
 
 def plain(answer: Answer) -> str:
     """Lay an answer out for a terminal."""
     what, ms, rows, pages, indexes, judged = answer.cells()
     return f"{what:52} {ms:>8} {rows:>10} {pages:>9}  {judged}  ({indexes})"
+
+
+def _plans(found: Iterable[Answer]) -> Iterator[str]:
+    for answer in found:
+        for statement in answer.statements:
+            yield f"{answer.asked.what}:"
+            yield from statement.lines()
+            yield ""
 
 
 def main() -> None:
@@ -116,6 +127,7 @@ def main() -> None:
     if given.rows >= ROWS:
         rows = [f"| {' | '.join(cells)} |" for cells in (HEAD, ["---"] * len(HEAD))]
         rows += [f"| {' | '.join(answer.cells())} |" for answer in found]
+        PLANS.write_text("\n".join(_plans(found)))
         pruning_said = "\n".join(f"- {line}" for line in pruned.lines())
         said = "Measured with: " + "; ".join(f"{k} {v}" for k, v in measured_with.items()) + "."
         shown = "\n\n".join(["\n".join(rows), pruning_said, said])

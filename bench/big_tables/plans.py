@@ -88,12 +88,35 @@ def _nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from _nodes(part)
 
 
+def _lines(node: Mapping[str, Any], depth: int) -> Iterator[str]:
+    index, table = node.get("Index Name"), node.get("Relation Name")
+    what = [node["Node Type"], f"using {index}" * bool(index), f"on {table}" * bool(table)]
+    thrown_away = sum(v for k, v in node.items() if k.startswith("Rows Removed by"))
+    read = f"rows={node['Actual Rows']:g} loops={node['Actual Loops']}"
+    read += f" removed={thrown_away:g}" * bool(thrown_away)
+    yield f"{'  ' * depth}{' '.join(filter(None, what))} ({read})"
+    for name in ("Index Cond", "Recheck Cond", "Filter"):
+        if name in node:
+            yield f"{'  ' * (depth + 1)}{name}: {' '.join(node[name].split())}"
+    for part in node.get("Plans", ()):
+        yield from _lines(part, depth + 1)
+
+
 @dataclass
 class Statement:
-    """One statement's worst run, by the pages that it read."""
+    """One statement's worst run, by the pages that it read.
+
+    :ivar plan: as it was run, in PostgreSQL's JSON
+    """
 
     text: str
     read: Read
+    plan: Mapping[str, Any]
+
+    def lines(self) -> Iterator[str]:
+        """Show it with its plan."""
+        yield " ".join(self.text.split())
+        yield from _lines(self.plan, 1)
 
 
 class Recorder:
@@ -125,10 +148,11 @@ class Recorder:
         for notice in notices:
             _said, brace, plan = notice.partition("{")
             if "plan:" in _said and brace:
-                read = read_of(json.loads(brace + plan)["Plan"])
+                ran = json.loads(brace + plan)["Plan"]
+                read = read_of(ran)
                 known = self.worst.get(statement)
                 if read.rows and (known is None or read.pages > known.read.pages):
-                    self.worst[statement] = Statement(statement, read)
+                    self.worst[statement] = Statement(statement, read, ran)
         notices.clear()
 
 

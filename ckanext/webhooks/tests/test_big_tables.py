@@ -70,6 +70,19 @@ def test_what_is_written_is_not_read():
     assert plans.read_of(node("ModifyTable", 5, insert)).rows == {}
 
 
+def test_a_plan_is_shown_with_the_index_and_with_what_was_thrown_away():
+    more = {"Index Name": "webhooks_delivery_due_idx", "Rows Removed by Filter": 90}
+    scan = node("Index Scan", 10, {**more, "Index Cond": "(due_at <= now())"})
+    plan = {"Node Type": "Limit", "Actual Rows": 10, "Actual Loops": 1, "Plans": [scan]}
+    assert list(plans.Statement("SELECT\n    1", plans.read_of(plan), plan).lines()) == [
+        "SELECT 1",
+        "  Limit (rows=10 loops=1)",
+        "    Index Scan using webhooks_delivery_due_idx on webhooks_delivery"
+        " (rows=10 loops=1 removed=90)",
+        "      Index Cond: (due_at <= now())",
+    ]
+
+
 @pytest.mark.acceptance
 @on_the_newest_ckan
 def test_a_short_run_asks_everything_and_prunes(tmp_path):
