@@ -6,6 +6,7 @@ and full disks. Only the supervisor starts again what they killed.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -151,13 +152,27 @@ def tables_locked(stand: Stand, draw: int) -> Iterator[None]:
 def disk_full(stand: Stand, draw: int) -> Iterator[None]:
     assert stand.disk is not None
     ballast = stand.disk / "ballast"
-    with open(ballast, "wb") as file:
-        free = os.statvfs(stand.disk)
-        os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
     try:
+        _fill(stand.disk, ballast)
         yield
     finally:
         ballast.unlink()
+
+
+def _fill(disk: Path, ballast: Path) -> None:
+    """Take all that is free; PostgreSQL goes on writing, so that is less at each try."""
+    with open(ballast, "wb") as file:
+        while True:
+            free = os.statvfs(disk)
+            try:
+                os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize or 1)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                if not free.f_bavail:
+                    return
+            else:
+                return
 
 
 @contextmanager

@@ -58,6 +58,7 @@ class Moment:
 
     :ivar pause: seconds to let all go on before it
     :ivar lasts: seconds
+    :ivar faults: in the order in which they begin; they end in the other
     :ivar draw: a number by which a fault chooses, say, one of the workers
     """
 
@@ -97,5 +98,7 @@ def _moments(rng: random.Random, names: list[str]) -> Iterator[Moment]:
             if rng.random() < AT_ONCE and other is not None:
                 round_.remove(other)
                 faults.append(other)
+            # Those of workers may start some, which are ready when they have a broker.
+            faults.sort(key=lambda name: FAULTS[name].on != "worker")
             lasts = max(rng.uniform(*FAULTS[name].lasts) for name in faults)
             yield Moment(rng.uniform(*PAUSE), lasts, tuple(faults), rng.randrange(1000))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -72,6 +74,27 @@ def test_two_faults_at_once_are_of_different_things(seed):
     for moment in moments:
         on = [FAULTS[name].on for name in moment.faults]
         assert len(on) == len(set(on))
+
+
+def test_a_fault_that_starts_a_worker_begins_while_its_broker_is_there():
+    moments = [m for seed in range(20) for m in schedule.draw(seed, 1800, list(FAULTS))]
+    drawn = [moment.faults for moment in moments]
+    assert ("clock-off", "redis-killed") in drawn
+    assert all(FAULTS[faults[-1]].on != "worker" for faults in drawn if len(faults) > 1)
+
+
+def test_a_disk_that_fills_meanwhile_is_full_all_the_same(tmp_path, monkeypatch):
+    asked = []
+
+    def allocate(_file, _from, size):
+        asked.append(size)
+        if len(asked) == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    with faults.disk_full(SimpleNamespace(disk=tmp_path), 0):
+        assert len(asked) == 2
+    assert not (tmp_path / "ballast").exists()
 
 
 def test_a_schedule_fills_its_time_and_no_more():
