@@ -172,7 +172,14 @@ def _tables() -> str:
         "In CKAN's database; `ckan db upgrade -p webhooks` makes and changes them. Read them as you"
         " like, and write to them by the actions: the columns may change with a version.",
     ]
-    for table in (model.Webhook, model.Event, model.Delivery, model.Attempt, model.Served):
+    for table in (
+        model.Webhook,
+        model.Event,
+        model.Delivery,
+        model.Attempt,
+        model.Served,
+        model.Missed,
+    ):
         said = Said(inspect.getdoc(table) or "")
         meanings = {
             name: text for names, text in said.fields("ivar").items() for name in names.split(", ")

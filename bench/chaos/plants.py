@@ -24,6 +24,7 @@ def lease_off() -> None:
 def sweep_off() -> None:
     """What was missed, and what time alone makes necessary, nobody looks for."""
     tasks.keep_reconciled = lambda: None
+    tasks.keep_captured = lambda: None
     tasks._sweep = lambda: None
 
 

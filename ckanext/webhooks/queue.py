@@ -108,20 +108,23 @@ def nudge() -> None:
         )
 
 
-def report_missed(dataset_ids: Sequence[str]) -> None:
-    """Ask a worker to capture again what could not be captured.
+def report_missed(dataset_ids: Sequence[str]) -> bool:
+    """Ask a worker to capture what could be neither captured nor noted in the tables.
 
-    This is tried also where the broker failed a moment ago: nothing else knows of it but
-    the hourly comparison. Such a save may wait its 100 ms.
+    This is tried also where the broker failed a moment ago: nothing else knows of it. Such
+    a save may wait its 100 ms.
+
+    :returns: the broker has it
     """
     for first in range(0, len(dataset_ids), _MOST_IN_A_MESSAGE):
         some = list(dataset_ids[first : first + _MOST_IN_A_MESSAGE])
         is_told = _try(
             functools.partial(_send, RECONCILE, some),
-            "the worker finds what was missed within the hour",
+            "what was missed is noted with this process's next transaction",
         )
         if not is_told:
-            return
+            return False
+    return True
 
 
 def _try(telling: Callable[[], None], otherwise: str) -> bool:

@@ -16,7 +16,7 @@ from celery import Celery
 from celery.app.amqp import AMQP
 
 # What could not be captured is told in messages of 40 kB at most. Without a worker
-# they wait; what is dropped is found within the hour.
+# they wait; what is dropped is found within the hour by its time.
 _MOST_MISSED = 1000
 
 # Connections on which nobody publishes now. In a process that was forked they are
@@ -68,7 +68,7 @@ def nudges(name: str) -> kombu.Queue:
 
 
 def missed(name: str) -> kombu.Queue:
-    """Give the queue of ids of datasets that could not be captured."""
+    """Give the queue of ids of datasets that could be neither captured nor noted."""
     return _QuorumQueue(name, routing_key=name, max_length=_MOST_MISSED)
 
 

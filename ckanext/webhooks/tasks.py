@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -41,9 +41,8 @@ SWEEP_EVERY = 60.0
 MAIL_PATIENCE = 10.0
 # Log and catalogue are compared so often (seconds): it reads every dataset's row.
 RECONCILE_EVERY = 3600.0
-# What could not be captured is looked at again so often (seconds): what was in
-# the way, a lock or a bug that an update mends, may be gone.
-RECONCILE_MISSED_EVERY = 30.0
+# A comparison that failed is begun again so long after it began (seconds).
+RECONCILE_AGAIN_AFTER = 30.0
 
 # Set when this process is to end: what is under way is finished, no more begun.
 stopping = threading.Event()
@@ -51,26 +50,21 @@ stopping = threading.Event()
 _dispatching = threading.Lock()
 _nudged = threading.Event()
 _next_round = 0.0
-# Ids of datasets that could not be captured.
-_missed: set[str] = set()
+# Ids of datasets that are still to be noted as missed.
+_unnoted: set[str] = set()
 
 
 @queue.app.task(name=queue.RECONCILE)
-def reconcile_missed(dataset_ids: list[str]) -> None:
-    """Capture again what a web process could not capture."""
-    try:
-        _capture_again(set(dataset_ids))
-    finally:
-        model.Session.remove()
-    work_once()
+def note_missed(dataset_ids: list[str]) -> None:
+    """Note as missed what a web process could not; it is captured within a second."""
+    _unnoted.update(dataset_ids)
+    _note_missed()
 
 
-def _capture_again(dataset_ids: set[str]) -> None:
-    failed: Collection[str] = dataset_ids
-    try:
-        failed = capture.reconcile_datasets(dataset_ids)
-    finally:
-        _missed.update(failed)
+def _note_missed() -> None:
+    if ids := _unnoted.copy():
+        capture.note_missed(ids)
+        _unnoted.difference_update(ids)
 
 
 def work_once() -> int:
@@ -121,8 +115,12 @@ def tick(translating: Callable[[], AbstractContextManager[Any]] = nullcontext) -
 
     :param translating: gives a context in which CKAN knows the portal's language
     """
-    reconciling = threading.Thread(target=keep_reconciled, name="webhooks-reconcile", daemon=True)
-    reconciling.start()
+    reconciling = [
+        threading.Thread(target=keep_reconciled, name="webhooks-reconcile", daemon=True),
+        threading.Thread(target=keep_captured, name="webhooks-missed", daemon=True),
+    ]
+    for thread in reconciling:
+        thread.start()
     mailing = threading.Thread(
         target=keep_told, args=(translating,), name="webhooks-mail", daemon=True
     )
@@ -142,7 +140,8 @@ def tick(translating: Callable[[], AbstractContextManager[Any]] = nullcontext) -
                 TICK,
             )
         stopping.wait(wait)
-    reconciling.join()
+    for thread in reconciling:
+        thread.join()
     # CKAN's mailer sets no time limit; what it has not sent by then is lost.
     mailing.join(MAIL_PATIENCE)
 
@@ -164,12 +163,30 @@ def keep_told(translating: Callable[[], AbstractContextManager[Any]]) -> None:
             model.Session.remove()
 
 
+def keep_captured() -> None:
+    """Capture each second what saves could not, beside everything else: it may be much."""
+    while not stopping.is_set():
+        try:
+            _note_missed()
+            capture.capture_missed(stopping.is_set)
+        except Exception:
+            log.exception(
+                "webhooks [%s]: what was missed could not be captured; this is tried again in"
+                " %g s. If it goes on, look at PostgreSQL and at the lines below.",
+                uuid.uuid4(),
+                TICK,
+            )
+        finally:
+            model.Session.remove()
+        stopping.wait(TICK)
+
+
 def keep_reconciled() -> None:
-    """Compare log and catalogue at once and hourly, and what was missed soon after.
+    """Compare log and catalogue at once and hourly.
 
     The first time seeds the log of a portal that had datasets before it.
     """
-    next_all = next_missed = time.monotonic()
+    next_all = time.monotonic()
     while not stopping.is_set():
         now = time.monotonic()
         try:
@@ -177,19 +194,13 @@ def keep_reconciled() -> None:
                 next_all = now + RECONCILE_EVERY
                 _log_missed(Counter(capture.reconcile(stopping.is_set)))
                 trim_log()
-            if _missed and now >= next_missed:
-                next_missed = now + RECONCILE_MISSED_EVERY
-                _capture_again({_missed.pop() for _ in range(len(_missed))})
-            if _missed:
-                # This process may end before it has captured them.
-                capture.doubt(set(_missed))
         except Exception:
-            next_all = min(next_all, now + RECONCILE_MISSED_EVERY)
+            next_all = now + RECONCILE_AGAIN_AFTER
             log.exception(
                 "webhooks [%s]: log and catalogue could not be compared; this is tried again in"
                 " %g s. If it goes on, look at PostgreSQL and at the lines below.",
                 uuid.uuid4(),
-                RECONCILE_MISSED_EVERY,
+                RECONCILE_AGAIN_AFTER,
             )
         finally:
             model.Session.remove()

@@ -2,20 +2,29 @@
 
 ``listeners`` hears what the session does, ``touched`` keeps which datasets
 that was about, ``content`` has what they look like now, ``record`` writes.
-Nothing here may fail a save: see :func:`listeners.before_commit`. What is missed
-all the same, ``reconcile`` finds from the worker.
+Nothing here may fail a save: see :func:`listeners.before_commit`. What cannot be
+captured is noted as ``missed``, and ``reconcile`` captures it from the worker.
 """
 
 from .content import keep_built
 from .listeners import listen
-from .reconcile import Found, count_unknown, doubt, reconcile, reconcile_datasets, snapshot
+from .reconcile import (
+    Found,
+    capture_missed,
+    count_unknown,
+    note_missed,
+    reconcile,
+    reconcile_datasets,
+    snapshot,
+)
 
 __all__ = [
     "Found",
+    "capture_missed",
     "count_unknown",
-    "doubt",
     "keep_built",
     "listen",
+    "note_missed",
     "reconcile",
     "reconcile_datasets",
     "snapshot",

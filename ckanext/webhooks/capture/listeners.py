@@ -9,8 +9,9 @@ model itself), but all of them pass the session: flushed, or as a statement.
 from __future__ import annotations
 
 import logging
+import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,8 +20,8 @@ from ckan.model import meta
 from sqlalchemy import event
 
 from .. import queue
-from ..model.base import HOW_TO_MIGRATE, is_missing_table
-from . import record, statements, touched
+from ..model.base import HOW_TO_MIGRATE, gave_up_waiting, is_missing_table
+from . import missed, record, statements, touched
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,10 @@ log = logging.getLogger(__name__)
 # the dicts of so many, 10 ms each, is for a worker: a save waits 5 s at most.
 MOST_BUILT_HERE = 500
 
+# What was missed and neither the table nor the broker took: ids of datasets, each with when
+# that was. The next transaction of this process notes it; no thread does, since uWSGI may
+# have none.
+_kept: set[tuple[str, float]] = set()
 # Said once in a process: without the tables, every save says the same.
 _said_missing_tables = False
 
@@ -99,9 +104,11 @@ def after_commit(session: Any) -> None:
     ended = touched.forget(session)
     if ended is None:
         return
-    if ended.missed:
-        queue.report_missed(ended.missed)
-    elif ended.wrote:
+    _kept.difference_update(ended.noted)
+    if ended.unnoted and not queue.report_missed(sorted(ended.unnoted)):
+        now = time.monotonic()
+        _kept.update((dataset_id, now) for dataset_id in ended.unnoted)
+    if ended.wrote:
         queue.nudge()
 
 
@@ -135,45 +142,52 @@ def _record(session: Any) -> None:
 def _record_each(session: Any) -> None:
     transaction = touched.current(session)
     room = MOST_BUILT_HERE
+    missing: list[str] = []
     # In order, so that two transactions that lock the same datasets cannot
     # wait for each other.
-    for dataset_id in sorted(transaction.datasets):
+    ids = sorted(transaction.datasets)
+    for number, dataset_id in enumerate(ids):
         dataset = transaction.datasets[dataset_id]
         if dataset.built is None:
             room -= 1
             if room < 0:
-                transaction.missed.append(dataset_id)
+                missing.append(dataset_id)
                 continue
         try:
             if record.record(session, dataset_id, dataset):
                 transaction.wrote = True
         except Exception as error:
-            if is_missing_table(error):
-                _log_missing_tables()
-                return
-            transaction.missed.append(dataset_id)
-            _log_failure(f"the change of dataset {dataset_id} was not captured")
-    if transaction.missed:
-        _doubt(session, transaction.missed)
+            _log_not_written(f"the change of dataset {dataset_id} was not captured", error)
+            if is_missing_table(error) or gave_up_waiting(error):
+                # So would the next, and a save waits once.
+                missing += ids[number:]
+                break
+            missing.append(dataset_id)
+    if missing or _kept:
+        _note(session, missing)
 
 
-def _doubt(session: Any, dataset_ids: Sequence[str]) -> None:
-    """Note in the very transaction that it was missed: the report of it may get lost."""
+def _note(session: Any, missing: Collection[str]) -> None:
+    """Note in the very transaction what it misses, and what an earlier one could not note."""
+    transaction = touched.current(session)
+    # Another thread may add to it meanwhile.
+    kept = _kept.copy()
+    ids = {*missing, *(dataset_id for dataset_id, _since in kept)}
     try:
-        record.doubt(session.connection(), dataset_ids)
+        missed.note(session.connection(), ids)
     except Exception as error:
-        log.warning(
-            "webhooks [%s]: what was missed of %d datasets could not be noted in the log (%s);"
-            " the worker that is asked to capture it does so.",
-            uuid.uuid4(),
-            len(dataset_ids),
-            str(error).partition("\n")[0],
-        )
+        _log_not_written(f"what was missed of {len(ids)} datasets was not noted", error)
+        if not is_missing_table(error):  # which no worker could note either
+            transaction.unnoted.update(missing)
+    else:
+        transaction.noted |= kept
 
 
-def _log_missing_tables() -> None:
+def _log_not_written(what: str, error: Exception) -> None:
     global _said_missing_tables
-    if not _said_missing_tables:
+    if not is_missing_table(error):
+        _log_failure(what)
+    elif not _said_missing_tables:
         _said_missing_tables = True
         log.error(
             "webhooks: the tables are missing, so no change is told to anybody: %s",

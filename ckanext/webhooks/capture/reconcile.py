@@ -22,7 +22,8 @@ import sqlalchemy as sa
 from ckan import model
 
 from .. import config
-from . import record
+from ..model import transaction
+from . import missed, record
 from .touched import Touched
 
 log = logging.getLogger(__name__)
@@ -50,26 +51,30 @@ def reconcile(stopping: Callable[[], bool] = lambda: False) -> Iterator[Found]:
         yield _capture(dataset_id, touched)
 
 
-def reconcile_datasets(dataset_ids: Collection[str]) -> list[str]:
-    """Capture some datasets again, of which something was missed.
+def reconcile_datasets(dataset_ids: Collection[str]) -> dict[str, Found]:
+    """Look at some datasets whatever their time says, and capture what differs.
 
-    :returns: those that could not be captured this time either
+    :param dataset_ids: also of datasets that are no more
     """
     rows = model.Session.execute(_NAMED, {"ids": list(dataset_ids)}).all()
     created = {row.id for row in rows if row.is_new and not row.is_known}
-    return [
-        id_
-        for id_ in sorted(dataset_ids)
-        if _capture(id_, Touched(created=id_ in created)) is Found.FAILED
-    ]
+    return {id_: _capture(id_, Touched(created=id_ in created)) for id_ in sorted(dataset_ids)}
 
 
-def doubt(dataset_ids: Collection[str]) -> None:
-    """Note in the log that it misses changes of some datasets: see :func:`record.doubt`."""
-    ids = sorted(dataset_ids)
-    for first in range(0, len(ids), PAGE):
-        record.doubt(model.Session.connection(), ids[first : first + PAGE])
-        model.Session.commit()
+def capture_missed(stopping: Callable[[], bool] = lambda: False) -> None:
+    """Capture what saves have noted as missed; what cannot be captured yet is due later.
+
+    :param stopping: asked before each page; when true, this ends early
+    """
+    while not stopping() and (rows := missed.claim()):
+        found = reconcile_datasets({row.dataset_id for row in rows})
+        missed.forget([row.id for row in rows if found[row.dataset_id] is not Found.FAILED])
+
+
+def note_missed(dataset_ids: Collection[str]) -> None:
+    """Note what a save could not note itself."""
+    with transaction() as connection:
+        missed.note(connection, dataset_ids)
 
 
 def snapshot() -> Iterator[Found]:

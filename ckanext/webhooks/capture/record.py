@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,27 +20,12 @@ from sqlalchemy.engine import Connection
 
 from .. import config, difference
 from ..model import Origin, State
-from . import content
+from . import bounds, content
 from .touched import Touched
 
-# A save must not wait for this extension: DESIGN promises these bounds.
-LOCK_TIMEOUT = "200ms"
-STATEMENT_TIMEOUT = "500ms"
-# What failed may have waited for a lock already.
-DOUBT_LOCK_TIMEOUT = "10ms"
-# Statements that belong together go in one message, the savepoint's too: each
-# message costs a save 0.3 to 0.6 ms. PostgreSQL gives each statement a snapshot, so
-# what is read after the lock is what was committed when it was had. Settings outlive
-# the release of a savepoint, though not its rollback, so the usual ones are kept to
-# be put back.
-_LIMIT = f"""
-    SAVEPOINT webhooks;
-    SELECT set_config('webhooks.lock_timeout', current_setting('lock_timeout'), true),
-           set_config('webhooks.statement_timeout', current_setting('statement_timeout'), true);
-    SET LOCAL lock_timeout = '{{lock_timeout}}';
-    SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}';
-"""
-_BEGIN = f"""{_LIMIT.format(lock_timeout=LOCK_TIMEOUT)}
+# PostgreSQL gives each statement a snapshot, so what is read after the lock is what was
+# committed when it was had.
+_BEGIN = f"""{bounds.BEGIN}
     SELECT FROM package WHERE id = %(id)s FOR NO KEY UPDATE;
     SELECT EXISTS (SELECT FROM package WHERE id = %(id)s) AS is_there, e.*
     FROM (SELECT) always LEFT JOIN (
@@ -70,20 +54,6 @@ _INSERT = """
         -- What was deleted is told as it last was.
         coalesce(%(content)s, (SELECT content FROM webhooks_event WHERE id = %(content_of)s)));
 """
-_END = """
-    SELECT set_config('lock_timeout', current_setting('webhooks.lock_timeout'), true),
-           set_config('statement_timeout', current_setting('webhooks.statement_timeout'), true);
-    RELEASE SAVEPOINT webhooks
-"""
-_DOUBT = f"""{_LIMIT.format(lock_timeout=DOUBT_LOCK_TIMEOUT)}
-    UPDATE webhooks_event e SET metadata_modified = NULL
-    FROM (SELECT dataset_id, max(version) AS version FROM webhooks_event
-          WHERE dataset_id = ANY(%(ids)s) AND version IS NOT NULL GROUP BY dataset_id) newest
-    WHERE e.dataset_id = newest.dataset_id AND e.version = newest.version
-        AND e.metadata_modified IS NOT NULL;
-    {_END}
-"""
-_UNDO = "ROLLBACK TO SAVEPOINT webhooks; RELEASE SAVEPOINT webhooks"
 
 
 @dataclass
@@ -128,24 +98,9 @@ def record(session: Any, dataset_id: str, touched: Touched) -> bool:
         row = _row(session, dataset_id, touched, log)
         _end(connection, log, row)
     except Exception:
-        connection.exec_driver_sql(_UNDO)
+        connection.exec_driver_sql(bounds.UNDO)
         raise
     return row is not None
-
-
-def doubt(connection: Connection, dataset_ids: Collection[str]) -> None:
-    """Have the log say no more of what time its newest row of some datasets is.
-
-    Changes of theirs were missed, and not each moves the dataset's time: CKAN 2.12 leaves
-    it as it is when a resource is deleted. Who compares log and catalogue looks at them.
-
-    :raises Exception: whatever the database raises; the transaction is as it was before
-    """
-    try:
-        connection.exec_driver_sql(_DOUBT, {"ids": sorted(dataset_ids)})
-    except Exception:
-        connection.exec_driver_sql(_UNDO)
-        raise
 
 
 def _begin(connection: Connection, dataset_id: str) -> _Log:
@@ -163,7 +118,7 @@ def _end(connection: Connection, log: _Log, row: dict[str, Any] | None) -> None:
     delete = _DELETE if log.own is not None else ""
     insert = _INSERT if row is not None else ""
     values = {**(row or {}), "id_of_own": log.own.id if log.own is not None else None}
-    connection.exec_driver_sql(f"{delete}{insert}{_END}", values)
+    connection.exec_driver_sql(f"{delete}{insert}{bounds.END}", values)
 
 
 def _row(session: Any, dataset_id: str, touched: Touched, log: _Log) -> dict[str, Any] | None:
@@ -220,11 +175,8 @@ def _is_stale(log: _Log, touched: Touched, package: Any) -> bool:
         return bool(package.state == model.State.ACTIVE)
     before = touched.before or _columns(package) or {}
     loaded, logged = before.get("metadata_modified"), log.previous.metadata_modified
-    if logged is None:
-        # Something was missed: see doubt. We may have begun before it was committed.
-        return True
     # CKAN moves the time forward with each edit: ours started from an older one.
-    return bool(log.previous.after_we_began or (loaded and loaded < logged))
+    return bool(log.previous.after_we_began or (loaded and logged and loaded < logged))
 
 
 def _is_excluded(package: Any, touched: Touched) -> bool:

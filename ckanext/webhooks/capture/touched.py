@@ -80,13 +80,16 @@ class Transaction:
     :ivar datasets: by id
     :ivar recorded: capture has run; what is flushed now is yet to be captured
     :ivar wrote: a row was written, so that there is something to nudge for
-    :ivar missed: ids of datasets that could not be captured
+    :ivar noted: of what earlier ones could not note, what is noted here: ids, each with a
+        time
+    :ivar unnoted: ids of datasets that were missed here, and could not be noted
     """
 
     datasets: dict[str, Touched] = field(default_factory=dict)
     recorded: bool = False
     wrote: bool = False
-    missed: list[str] = field(default_factory=list)
+    noted: set[tuple[str, float]] = field(default_factory=set)
+    unnoted: set[str] = field(default_factory=set)
 
     def dataset(self, id_: str) -> Touched:
         return self.datasets.setdefault(id_, Touched())

@@ -11,7 +11,7 @@ import click
 from ckan import model as ckan_model
 
 from .. import capture, config, doctor, encryption, sweep, tasks
-from ..model import Webhook
+from ..model import Event, Webhook
 from .calling import require_tables
 from .output import coloured, json_option, progressing, write_json
 
@@ -57,6 +57,7 @@ def deliver(context: click.Context, forever: bool, as_json: bool) -> None:
         app = context.meta.get("flask_app")
         tasks.tick(app.test_request_context if app else nullcontext)
     else:
+        capture.capture_missed()
         made = tasks.work_once()
         _say(as_json, f"{made} attempts", attempts=made)
 
@@ -76,14 +77,30 @@ def snapshot(as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("datasets", nargs=-1)
 @json_option
-def reconcile(as_json: bool) -> None:
+def reconcile(datasets: tuple[str, ...], as_json: bool) -> None:
     """Compare log and catalogue, and tell what was missed.
 
-    A worker does so every hour; run it after changing datasets by SQL.
+    A worker does so every hour; run it after changing datasets by SQL. It goes by each
+    dataset's metadata_modified and who may see it. DATASETS (ids or names) are looked at
+    whatever these say.
     """
     require_tables()
-    _say_found(Counter(capture.reconcile()), "{} changes found", as_json)
+    named = [_dataset_id(name) for name in datasets]
+    steps = capture.reconcile_datasets(named).values() if named else capture.reconcile()
+    _say_found(Counter(steps), "{} changes found", as_json)
+
+
+def _dataset_id(name: str) -> str:
+    package = ckan_model.Package.get(name)
+    if package is not None:
+        return str(package.id)
+    if ckan_model.Session.query(Event).filter_by(dataset_id=name).first() is None:
+        raise click.ClickException(
+            f"Not found: dataset {name}. One that was purged is known by its id alone"
+        )
+    return name
 
 
 def _say_found(found: Counter[capture.Found], text: str, as_json: bool) -> None:

@@ -87,6 +87,20 @@ def _who(names: list[str] | None) -> str:
     return f"{', '.join(names) or 'none'} answered"
 
 
+def check_missed() -> Iterator[Finding]:
+    with transaction() as connection:
+        count, since = connection.execute(_MISSED, {"late": _LATE}).one()
+    if count:
+        yield Finding(
+            Level.WRONG,
+            f"capture: changes of {count} datasets could not be captured, the first at"
+            f" {since:%Y-%m-%d %H:%M:%S %Z}",
+            "a worker tries again by itself, and its log says why it cannot",
+        )
+    else:
+        yield Finding(Level.GOOD, "capture: nothing is missing")
+
+
 def check_endpoints() -> Iterator[Finding]:
     with transaction() as connection:
         failing, disabled = connection.execute(_ILL).one()
@@ -118,7 +132,7 @@ def check_clock() -> Iterator[Finding]:
         yield Finding(Level.GOOD, "clock: this machine and PostgreSQL agree")
 
 
-CHECKS = (check_broker, check_worker, check_endpoints, check_clock)
+CHECKS = (check_broker, check_worker, check_missed, check_endpoints, check_clock)
 _WAITING = sa.text(
     """
     SELECT coalesce(extract(epoch FROM clock_timestamp() - least(
@@ -128,6 +142,12 @@ _WAITING = sa.text(
          WHERE sequence IS NULL ORDER BY position LIMIT 1))), 0),
         (SELECT dispatched_at FROM webhooks_event
          WHERE sequence IS NOT NULL ORDER BY sequence DESC LIMIT 1)
+    """
+)
+_MISSED = sa.text(
+    """
+    SELECT count(DISTINCT dataset_id), min(missed_at) FROM webhooks_missed
+    WHERE missed_at < clock_timestamp() - :late * interval '1 second'
     """
 )
 _NOW = sa.text("SELECT extract(epoch FROM clock_timestamp())")

@@ -12,6 +12,7 @@ from .base import (
 )
 from .delivery import STILL_PENDING, Delivery, Status, pending_of, ping_row
 from .event import Event, Origin, State
+from .missed import Missed
 from .served import Served
 from .webhook import BY_A_PERSON, UNVERIFIED, Circuit, Format, Webhook, WebhookState
 
@@ -24,6 +25,7 @@ __all__ = [
     "Delivery",
     "Event",
     "Format",
+    "Missed",
     "Origin",
     "Served",
     "State",

@@ -158,14 +158,17 @@ def is_missing_table(error: BaseException) -> bool:
     )
 
 
+def gave_up_waiting(error: BaseException) -> bool:
+    """Tell whether a database error says that a lock was not had in time, or an answer."""
+    return getattr(getattr(error, "orig", None), "pgcode", None) in (
+        errorcodes.LOCK_NOT_AVAILABLE,
+        errorcodes.QUERY_CANCELED,
+    )
+
+
 def missing_tables() -> bool:
     """Tell whether a migration of this extension is still to be run."""
     with transaction() as connection:
-        # A column of the newest migration.
-        found = connection.execute(
-            sa.text(
-                "SELECT FROM pg_attribute WHERE attrelid = to_regclass('webhooks_event')"
-                " AND attname = 'due_at' AND NOT attisdropped"
-            )
-        )
-        return found.first() is None
+        # The table of the newest migration.
+        found = connection.execute(sa.text("SELECT to_regclass('webhooks_missed')"))
+        return found.scalar_one() is None

@@ -56,8 +56,7 @@ class Event(Base):
         a deleted one, as it last was; NULL where it may not be told
     :ivar digest: of the content, by ``difference.digest``
     :ivar metadata_modified: of the dataset, as its row has it: who edits it
-        from an older state has not seen this event. NULL also where it is known
-        that something was missed since
+        from an older state has not seen this event
     :ivar due_at: from when it is told, NULL where that is at once; see
         ``dispatch.loops``
     :ivar first_sight: where the log knew nothing of a dataset that existed:

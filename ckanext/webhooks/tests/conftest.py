@@ -15,7 +15,10 @@ import pytest
 import sqlalchemy as sa
 from ckan import model
 
-TABLES = "webhooks, webhooks_event, webhooks_delivery, webhooks_attempt, webhooks_served"
+TABLES = (
+    "webhooks, webhooks_event, webhooks_delivery, webhooks_attempt, webhooks_served,"
+    " webhooks_missed"
+)
 TIERS = ("pure", "database", "acceptance")
 
 

@@ -98,6 +98,15 @@ def test_what_is_due_and_not_taken_says_that_nobody_works(monkeypatch, names, ad
     assert advice in of("worker").advice
 
 
+def test_what_cannot_be_captured_is_named_when_a_worker_has_tried():
+    execute("INSERT INTO webhooks_missed (dataset_id) SELECT 'a' FROM generate_series(1, 2)")
+    assert of("capture") == doctor.Finding(Level.GOOD, "capture: nothing is missing")
+    execute("UPDATE webhooks_missed SET missed_at = '2026-01-02 03:04:05Z'")
+    assert of("capture").level is Level.WRONG
+    assert "changes of 1 datasets" in of("capture").what
+    assert "2026-01-02 03:04:05" in of("capture").what
+
+
 def test_without_a_worker_that_answers_the_last_event_says_when_one_worked(cli):
     assert of("worker").level is Level.ODD
     assert "no event was dispatched so far" in of("worker").what

@@ -33,6 +33,7 @@ def waits(monkeypatch):
 
     monkeypatch.setattr(tasks, "stopping", Stopping())
     monkeypatch.setattr(tasks, "keep_reconciled", lambda: None)
+    monkeypatch.setattr(tasks, "keep_captured", lambda: None)
     monkeypatch.setattr(tasks, "keep_told", lambda translating: None)
     return waited, rounds
 

@@ -31,6 +31,7 @@ TABLES = (
     "webhooks_delivery",
     "webhooks_attempt",
     "webhooks_served",
+    "webhooks_missed",
     "webhooks_alembic_version",
 )
 

@@ -16,7 +16,7 @@ from ckan.logic import ValidationError
 from ckan.tests import factories
 from ckan.tests.helpers import call_action
 
-from ... import difference
+from ... import capture, difference
 from ...capture import content, listeners, touched
 from ...model import Event
 
@@ -504,8 +504,8 @@ def test_an_edit_from_an_older_state_is_captured_from_the_newest():
     assert (told["title"], told["notes"]) == ("by the other", "by this one")
 
 
-def test_an_edit_that_began_before_what_was_missed_is_captured_from_the_newest(monkeypatch):
-    """The log has neither a row nor a time of what the other did."""
+def test_an_edit_that_began_before_what_was_missed_is_made_up_for(monkeypatch):
+    """The log has no row of what the other did, so it is not known to be from an older state."""
     dataset = factories.Dataset(title="a", notes="a")
     stale = model.Package.get(dataset["id"])
     assert stale.title == "a"
@@ -518,6 +518,8 @@ def test_an_edit_that_began_before_what_was_missed_is_captured_from_the_newest(m
     other.close()
     stale.notes = "by this one"
     model.Session.commit()
+    model.Session.remove()
+    capture.capture_missed()
     told = json.loads(log_rows()[-1].content)
     assert (told["title"], told["notes"]) == ("by the other", "by this one")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,7 @@ from ckan.tests import factories
 from ckan.tests.helpers import call_action
 
 from ... import capture, owners, queue, tasks
-from ...capture import Found, listeners, record
+from ...capture import Found, listeners, missed, record
 from ...dispatch import dispatch
 from ..callers import create, execute
 
@@ -139,25 +140,73 @@ def broken(monkeypatch):
 def reported(monkeypatch):
     """What a web process asks the worker to capture again."""
     ids: list[str] = []
-    monkeypatch.setattr(queue, "report_missed", ids.extend)
+    monkeypatch.setattr(queue, "report_missed", lambda some: ids.extend(some) or True)
     return ids
 
 
-def test_what_a_bug_kept_from_being_captured_is_reported_and_told_later(hook, broken, reported):
+@pytest.fixture
+def unnoted(monkeypatch):
+    """The table of what was missed cannot be written to for a while."""
+    right = missed.note
+
+    def wrong(*_args):
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(missed, "note", wrong)
+    return lambda: monkeypatch.setattr(missed, "note", right)
+
+
+def noted() -> list[str]:
+    """Give the datasets that a worker is to capture, without a commit of the session's."""
+    with model.meta.engine.connect() as other:
+        rows = other.execute(sa.text("SELECT dataset_id FROM webhooks_missed ORDER BY 1")).all()
+    return [row.dataset_id for row in rows]
+
+
+def kept() -> list[str]:
+    """Give the datasets that this process is still to note."""
+    return [dataset_id for dataset_id, _since in listeners._kept]
+
+
+def all_due() -> None:
+    execute("UPDATE webhooks_missed SET due_at = now()")
+
+
+def capture_missed() -> list[str]:
+    """Do what a worker does each second; gives what is left."""
+    all_due()
+    capture.capture_missed()
+    return noted()
+
+
+def test_what_a_bug_kept_from_being_captured_is_noted_and_told_later(hook, broken, reported):
     factories.Dataset(name="before")
     dataset = factories.Dataset()
     assert log_rows() == []
-    assert dataset["id"] in reported
-    assert set(capture.reconcile_datasets(reported)) == set(reported), "the bug is still there"
+    assert dataset["id"] in noted() and reported == []
+    left = capture_missed()
+    assert dataset["id"] in left, "the bug is still there"
     broken()
     execute(
         "INSERT INTO webhooks_event (id, sequence, entity_type, entity_id, dataset_id, state,"
         " occurred_at, captured_at) VALUES ('old', 0, 'dataset', 'x', 'x', 'purged',"
         " now() - interval '1 day', now() - interval '1 day')"
     )
-    assert capture.reconcile_datasets([dataset["id"]]) == []
-    # It was made since the log began: not a seed, but a create that was missed.
-    assert told() == ["dataset/create"]
+    assert capture_missed() == []
+    # They were made since the log began: not a seed, but a create that was missed.
+    assert told() == ["dataset/create"] * 2
+
+
+def test_what_cannot_be_captured_is_looked_at_less_and_less_often(broken):
+    factories.Dataset()
+    waits = []
+    for age in ("0 s", "20 s", "1 day"):
+        execute(f"UPDATE webhooks_missed SET due_at = now(), missed_at = now() - interval '{age}'")
+        capture.capture_missed()
+        capture.capture_missed()  # it is not due
+        waits += execute("SELECT max(extract(epoch FROM due_at - now())) FROM webhooks_missed")
+    for (wait,), expected in zip(waits, (5, 20, 3600), strict=True):
+        assert expected - 3 < wait < expected + 3
 
 
 @pytest.mark.parametrize(
@@ -169,7 +218,7 @@ def test_what_a_bug_kept_from_being_captured_is_reported_and_told_later(hook, br
     ],
 )
 def test_a_create_that_was_missed_is_told_by_what_comes_next(
-    hook, reported, monkeypatch, action, change, expected
+    hook, monkeypatch, action, change, expected
 ):
     """The next change may be captured before a worker looks, and be no first sight."""
     factories.Dataset()
@@ -177,38 +226,34 @@ def test_a_create_that_was_missed_is_told_by_what_comes_next(
     with monkeypatch.context() as patch:
         patch.setattr(record, "record", lambda *_: 1 / 0)
         dataset = factories.Dataset(resources=[{"url": "http://example.com/a"}])
-    assert dataset["id"] in reported
+    assert dataset["id"] in noted()
     sysadmin = {"user": factories.Sysadmin()["name"]}
     call_action(action, sysadmin, id=dataset["id"], **change)
     assert told() == expected
+    assert capture_missed() == []
+    assert told() == []
 
 
 def test_a_change_that_moved_neither_time_nor_labels_is_found_when_it_is_named(hook):
     dataset = factories.Dataset()
     told()
     by_hand("UPDATE package SET title = 'By hand' WHERE id = :id", id=dataset["id"])
-    assert capture.reconcile_datasets([dataset["id"]]) == []
+    assert capture.reconcile_datasets([dataset["id"]]) == {dataset["id"]: Found.MISSED}
     assert told() == ["dataset/update"]
 
 
-def test_what_one_statement_does_to_very_many_is_left_to_a_worker(hook, reported, monkeypatch):
+def test_what_one_statement_does_to_very_many_is_left_to_a_worker(hook, monkeypatch):
     monkeypatch.setattr(listeners, "MOST_BUILT_HERE", 2)
+    monkeypatch.setattr(missed, "PAGE", 2)
     ids = [factories.Dataset()["id"] for _ in range(5)]
     told()
-    reported.clear()
+    assert noted() == []
     model.Session.query(model.Package).update({"title": "New"}, synchronize_session=False)
     model.Session.commit()
     assert told() == ["dataset/update"] * 2
-    assert len(reported) == 3 and set(reported) < set(ids)
-    assert capture.reconcile_datasets(reported) == []
+    assert len(noted()) == 3 and set(noted()) < set(ids)
+    assert capture_missed() == []
     assert told() == ["dataset/update"] * 3
-
-
-def test_a_worker_tries_again_what_could_not_be_captured(broken, reported):
-    dataset = factories.Dataset()
-    tasks.reconcile_missed([dataset["id"]])
-    assert tasks._missed == {dataset["id"]}
-    tasks._missed.clear()
 
 
 def delete_resource_without_time() -> str:
@@ -222,53 +267,117 @@ def delete_resource_without_time() -> str:
     return dataset["id"]
 
 
-def test_what_was_missed_and_moved_no_time_is_found_in_comparing(hook, reported):
-    delete_resource_without_time()
-    assert found(capture.reconcile()) == {Found.MISSED: 1}
+@contextmanager
+def locked(*tables: str):
+    with model.meta.engine.connect() as other, other.begin():
+        other.execute(sa.text(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE"))
+        yield
+
+
+def test_what_was_missed_while_the_log_is_locked_and_the_broker_away_is_told(hook, monkeypatch):
+    dataset = factories.Dataset(resources=[{"url": "http://example.com/a"}])
+    told()
+    monkeypatch.setattr(queue, "_try", lambda telling, otherwise: False)
+    with locked("webhooks_event", "webhooks_delivery"):
+        # As CKAN 2.12 deletes one: the dataset's time stays.
+        model.Resource.get(dataset["resources"][0]["id"]).state = "deleted"
+        model.Session.commit()
+    assert capture_missed() == []
     assert told() == ["dataset/update", "resource/delete"]
-    assert found(capture.reconcile()) == {}
 
 
-def test_a_worker_notes_what_it_cannot_capture_before_it_ends(hook, reported, monkeypatch):
-    """Where the save could not note it: a full disk, a lock."""
-    with monkeypatch.context() as patch:
-        patch.setattr(record, "doubt", lambda *_: 1 / 0)
+def test_of_what_is_rolled_back_nothing_is_noted(broken):
+    factories.Dataset()
+    execute("DELETE FROM webhooks_missed")
+    model.Session.query(model.Package).update({"title": "New"}, synchronize_session=False)
+    sa.event.listen(model.Session, "before_commit", fail := lambda session: 1 / 0)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            model.Session.commit()
+    finally:
+        sa.event.remove(model.Session, "before_commit", fail)
+        model.Session.rollback()
+    assert noted() == []
+
+
+def test_a_save_of_many_waits_for_the_log_once(caplog):
+    ids = sorted(factories.Dataset()["id"] for _ in range(3))
+    with locked("webhooks_event"):
+        model.Session.query(model.Package).update({"title": "New"}, synchronize_session=False)
+        model.Session.commit()
+    assert caplog.text.count("was not captured") == 1
+    assert noted() == ids
+
+
+def test_what_changed_before_the_migration_is_told_after_it(hook):
+    """The code comes first, as in a rolling upgrade: a column is missing."""
+    dataset = factories.Dataset()
+    told()
+    execute("ALTER TABLE webhooks_event RENAME COLUMN origin TO away")
+    try:
+        call_action("package_patch", id=dataset["id"], title="New")
+    finally:
+        execute("ALTER TABLE webhooks_event RENAME COLUMN away TO origin")
+    assert noted() == [dataset["id"]]
+    assert capture_missed() == []
+    assert told() == ["dataset/update"]
+
+
+class TestWhatCannotBeNoted:
+    """The table of what was missed is locked, too, or its disk is full."""
+
+    def test_is_reported_to_a_worker_which_notes_it(self, hook, unnoted, reported, monkeypatch):
         id_ = delete_resource_without_time()
-    with monkeypatch.context() as patch:
-        patch.setattr(record, "record", lambda *_: 1 / 0)
-        tasks.reconcile_missed([id_])
-        assert all(row.metadata_modified for row in log_rows())
-        patch.setattr(tasks.stopping, "wait", lambda _seconds: tasks.stopping.set())
-        tasks.keep_reconciled()
-    tasks.stopping.clear()
-    tasks._missed.clear()
-    assert [row.metadata_modified for row in log_rows()] == [None]
-    assert found(capture.reconcile()) == {Found.MISSED: 1}
+        assert reported == [id_] and noted() == []
+        with pytest.raises(RuntimeError):
+            tasks.note_missed(reported)
+        unnoted()
+        monkeypatch.setattr(tasks.stopping, "wait", lambda _seconds: tasks.stopping.set())
+        tasks.keep_captured()
+        tasks.stopping.clear()
+        assert noted() == [] and not tasks._unnoted
+        assert told() == ["dataset/update", "resource/delete"]
+
+    def test_is_noted_by_the_next_transaction_where_the_broker_is_away_too(
+        self, hook, unnoted, monkeypatch
+    ):
+        monkeypatch.setattr(queue, "_try", lambda telling, otherwise: False)
+        id_ = delete_resource_without_time()
+        assert kept() == [id_]
+        factories.User()
+        assert kept() == [id_], "it still cannot be noted"
+        unnoted()
+        model.Session.execute(sa.text("SELECT 1"))
+        model.Session.commit()
+        assert (kept(), noted()) == ([], [id_])
+
+    def test_is_kept_where_the_next_transaction_is_rolled_back(self, hook, unnoted, monkeypatch):
+        monkeypatch.setattr(queue, "_try", lambda telling, otherwise: False)
+        id_ = delete_resource_without_time()
+        unnoted()
+        sa.event.listen(model.Session, "before_commit", fail := lambda session: 1 / 0)
+        try:
+            with pytest.raises(ZeroDivisionError):
+                model.Session.commit()
+        finally:
+            sa.event.remove(model.Session, "before_commit", fail)
+            model.Session.rollback()
+        assert (kept(), noted()) == ([id_], [])
+        model.Session.commit()
+        assert (kept(), noted()) == ([], [id_])
 
 
-def test_what_cannot_be_noted_does_not_put_off_the_comparison(monkeypatch):
+def test_a_comparison_that_fails_is_begun_again_soon(monkeypatch):
     compared: list = []
     seconds = itertools.count(0, 10)
     monkeypatch.setattr(tasks, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
-    monkeypatch.setattr(capture, "reconcile", lambda _stopping: compared.append(1) or [])
-    monkeypatch.setattr(capture, "reconcile_datasets", list)
-    monkeypatch.setattr(capture, "doubt", lambda _ids: 1 / 0)
+    monkeypatch.setattr(capture, "reconcile", lambda _stopping: compared.append(1) or 1 / 0)
     monkeypatch.setattr(
         tasks.stopping, "wait", lambda _: tasks.stopping.set() if next(seconds) > 300 else None
     )
-    tasks._missed.add("a")
     tasks.keep_reconciled()
     tasks.stopping.clear()
-    tasks._missed.clear()
     assert len(compared) > 1
-
-
-def test_what_a_worker_was_asked_for_is_kept_while_the_database_is_away(monkeypatch):
-    monkeypatch.setattr(capture, "reconcile_datasets", lambda _ids: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        tasks.reconcile_missed(["a"])
-    assert tasks._missed == {"a"}
-    tasks._missed.clear()
 
 
 def test_one_dataset_that_cannot_be_captured_stops_no_other(hook, monkeypatch):

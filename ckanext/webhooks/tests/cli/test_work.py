@@ -126,6 +126,29 @@ def test_reconcile_says_how_many_changes_it_found(run):
     assert "0 changes found" in run("reconcile").output
 
 
+def test_reconcile_looks_at_datasets_that_are_named_whatever_their_time(run):
+    by_id, by_name, other, gone = (factories.Dataset() for _ in range(4))
+    with model.meta.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE package SET title = 'By hand'"))
+        connection.execute(sa.text("DELETE FROM package WHERE id = :id"), {"id": gone["id"]})
+    named = run("reconcile", by_id["id"], by_name["name"], gone["id"])
+    assert "3 changes found" in named.output
+    assert "0 changes found" in run("reconcile").output
+    assert "1 changes found" in run("reconcile", other["name"]).output
+    unknown = run("reconcile", "no-such-dataset")
+    assert unknown.exit_code == 1
+    assert "Not found: dataset no-such-dataset" in unknown.stderr
+
+
+def test_deliver_captures_what_a_save_could_not(run, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("ckanext.webhooks.capture.record.record", lambda *_: 1 / 0)
+        factories.Dataset()
+    assert run("deliver").exit_code == 0
+    assert [row.sequence is None for row in stored("webhooks_event")] == [False]
+    assert stored("webhooks_missed") == []
+
+
 @pytest.mark.parametrize("command", ["snapshot", "reconcile"])
 def test_what_cannot_be_captured_is_an_error_that_names_the_next_step(run, monkeypatch, command):
     factories.Dataset()

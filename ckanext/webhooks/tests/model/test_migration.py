@@ -130,6 +130,7 @@ def test_the_models_are_what_the_migration_makes():
         "webhooks_delivery",
         "webhooks_attempt",
         "webhooks_served",
+        "webhooks_missed",
     }
     # The comparison sees what is not so.
     execute("ALTER TABLE webhooks ADD COLUMN surplus text")
@@ -182,6 +183,28 @@ def test_downgrade_leaves_what_2015_had_and_upgrade_takes_it_up_again(migrate):
     migrate("base")
     migrate("head")
     assert len(stored()) == 3
+
+
+def test_what_is_missed_while_the_disk_is_full_has_room(migrate):
+    """Nothing of the file system is asked for: neither the table nor its index grows."""
+    migrate("0005")
+    migrate("head")
+    size = """
+        SELECT pg_relation_size('webhooks_missed'), pg_relation_size('webhooks_missed_pkey')
+    """
+    with model.meta.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
+        other.execute(sa.text("VACUUM webhooks_missed"))  # as autovacuum does within a minute
+        before = other.execute(sa.text(size)).one()
+        other.execute(
+            sa.text(
+                "INSERT INTO webhooks_missed (dataset_id)"
+                " SELECT repeat('x', 36) FROM generate_series(1, 300)"
+            )
+        )
+        assert other.execute(sa.text(size)).one() == before
+        other.execute(sa.text("DELETE FROM webhooks_missed"))
+        other.execute(sa.text("VACUUM webhooks_missed"))
+        assert other.execute(sa.text(size)).one() == before
 
 
 def test_the_table_of_2015_is_adopted(migrate):
