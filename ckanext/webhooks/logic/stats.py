@@ -90,7 +90,11 @@ def totals() -> dict[str, int]:
 
 
 def standing() -> dict[str, int]:
-    """Count webhooks by their state, and as ``failing`` those whose endpoint fails now."""
+    """Count what is not as it should be now.
+
+    :returns: webhooks by their state; as ``failing`` those whose endpoint fails; as
+        ``missed`` the datasets of which something could not be captured yet
+    """
     return dict(model.Session.connection().execute(_STANDING).mappings().one())
 
 
@@ -108,7 +112,8 @@ _TOTALS = sa.text(
 _STANDING = sa.text(
     "SELECT "
     + ", ".join(f"count(*) FILTER (WHERE state = '{s.value}') AS {s.value}" for s in WebhookState)
-    + ", count(*) FILTER (WHERE state = 'active' AND failing_since IS NOT NULL) AS failing"
+    + ", count(*) FILTER (WHERE state = 'active' AND failing_since IS NOT NULL) AS failing,"
+    " (SELECT count(DISTINCT dataset_id) FROM webhooks_missed) AS missed"
     " FROM webhooks"
 )
 

@@ -122,6 +122,12 @@ def _lines(
     yield from _metric(
         "failing", "gauge", "Active webhooks whose endpoint fails.", {"": standing["failing"]}
     )
+    yield from _metric(
+        "missed",
+        "gauge",
+        "Datasets of which something could not be captured yet: none, or the log says why.",
+        {"": standing["missed"]},
+    )
 
 
 def _quantiles(percentiles: Mapping[str, float | None]) -> _Samples:

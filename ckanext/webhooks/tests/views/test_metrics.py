@@ -63,6 +63,7 @@ def test_what_was_told_what_waits_and_what_fails(visit, sysadmin_token, user):
     write(hook, 3, due_at="clock_timestamp() - interval '40 seconds'")
     write(hook, 2, due_at="NULL")
     factories.Dataset()
+    execute("INSERT INTO webhooks_missed (dataset_id) VALUES ('a'), ('a'), ('b')")
     found = figures(visit, sysadmin_token)
     assert found["webhooks_deliveries_total",] == before["webhooks_deliveries_total",] + 45
     assert found["webhooks_success_ratio",] == 0.75
@@ -72,6 +73,7 @@ def test_what_was_told_what_waits_and_what_fails(visit, sysadmin_token, user):
     assert {state: found["webhooks_queue_depth", state] for state in depths} == depths
     assert found["webhooks_registered", "active"] == 2
     assert found["webhooks_failing",] == 1
+    assert found["webhooks_missed",] == 2
 
 
 def test_what_is_not_known_is_left_out(visit, sysadmin_token):
