@@ -134,6 +134,7 @@ def writing(stand: Stand) -> Iterator[Asked]:
         lambda: list(capture.reconcile()),
         whole="hourly, it looks at every dataset",
     )
+    yield Asked("capture what was missed", _capture_missed)
     replay, since = "webhook_replay", _ago(DAYS + 1)
     yield Asked(f"{replay} of all, a page", _asking(replay, id=busy, since=since))
     yield Asked(f"{replay} of what failed, a page", _asking(replay, id=busy, failed_only=True))
@@ -165,6 +166,13 @@ def _save() -> None:
     call("package_patch", id=name, title="Another")
     call("package_delete", id=name)
     call("dataset_purge", id=name)
+
+
+def _capture_missed() -> None:
+    """Miss changes of as many datasets as a worker takes at once, and capture them."""
+    ids = [row.id for row in execute(sa.text("SELECT id FROM package ORDER BY id LIMIT 100"))]
+    capture.note_missed(ids)
+    capture.capture_missed()
 
 
 def commit(number: int) -> None:
