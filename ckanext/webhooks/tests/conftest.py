@@ -14,6 +14,9 @@ import ckan.plugins.toolkit as tk
 import pytest
 import sqlalchemy as sa
 from ckan import model
+from ckan.tests import factories
+
+from .receiver import Receiver
 
 TABLES = (
     "webhooks, webhooks_event, webhooks_delivery, webhooks_attempt, webhooks_served,"
@@ -65,6 +68,17 @@ def load_plugins(migrate_db_for: Callable[[str], None]) -> Callable[[Any], None]
         wanted, got = (model.meta.engine, before), dict(config)
 
     return load
+
+
+@pytest.fixture
+def user() -> Any:
+    return factories.User()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as started:
+        yield started
 
 
 @pytest.fixture

@@ -281,7 +281,7 @@ class Site:
         parser["app:main"] = {
             key: value.replace("%", "%%") for key, value in self._settings().items()
         }
-        with open(self.ini, "w", opener=_for_us_alone) as ini:
+        with open(self.ini, "w", opener=for_us_alone) as ini:
             parser.write(ini)
             ini.write(LOGGING)
         (self.folder / "wsgi.py").write_text(WSGI)
@@ -315,7 +315,7 @@ class Site:
         """One that stays, so that tokens outlive a restart."""
         path = self.folder / "secret"
         if not path.exists():
-            with open(path, "w", opener=_for_us_alone) as file:
+            with open(path, "w", opener=for_us_alone) as file:
                 file.write(secrets.token_hex(32))
         return path.read_text()
 
@@ -588,7 +588,8 @@ def _from_environment(name: str) -> str:
         ) from None
 
 
-def _for_us_alone(path: str, flags: int) -> int:
+def for_us_alone(path: str, flags: int) -> int:
+    """Open a file that nobody else may read: an ``opener``."""
     return os.open(path, flags, 0o600)
 
 
@@ -629,7 +630,7 @@ def prepare(ini: str, answer: str) -> None:
         model.Session.commit()
         data = {"user": "admin", "name": f"site {secrets.token_hex(4)}"}
         token = get_action("api_token_create")({**context, "user": "admin"}, data)["token"]
-    with open(answer, "w", opener=_for_us_alone) as file:
+    with open(answer, "w", opener=for_us_alone) as file:
         json.dump({"token": token}, file)
 
 
@@ -654,7 +655,7 @@ def stay_up(folder: Path, written: Path) -> None:
             "REDIS_URL": site.redis_url,
         }
         new = written.with_suffix(".new")
-        with open(new, "w", opener=_for_us_alone) as file:
+        with open(new, "w", opener=for_us_alone) as file:
             file.writelines(f"export {k}={shlex.quote(v)}\n" for k, v in values.items())
         new.rename(written)
         while True:

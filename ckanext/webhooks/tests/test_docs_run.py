@@ -57,12 +57,6 @@ def ckan(site: Site) -> ckanapi.RemoteCKAN:
     return ckanapi.RemoteCKAN(site.url, apikey=site.token)
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as started:
-        yield started
-
-
 @pytest.mark.parametrize("page", SHELL)
 def test_the_shells_lines_of_a_page_are_a_script_that_works(page, site, ckan, receiver, tmp_path):
     secret = encryption.new_secret()

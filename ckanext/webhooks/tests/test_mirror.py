@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
@@ -468,12 +468,6 @@ def run(
             suppress_health_check=list(HealthCheck),
         ),
     )
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as started:
-        yield started
 
 
 def test_every_mirror_is_what_its_user_may_see(receiver: Receiver, say: Callable[[str], None]):

@@ -105,12 +105,6 @@ def ckan(site: Site) -> ckanapi.RemoteCKAN:
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as started:
-        yield started
-
-
-@pytest.fixture
 def worker(site: Site) -> Process:
     """A worker that is ready; tests that do not kill it share it."""
     if not site.workers or not site.workers[-1].alive:

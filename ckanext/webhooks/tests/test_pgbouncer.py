@@ -17,7 +17,7 @@ import psycopg2
 import pytest
 
 from .receiver import Receiver
-from .site import Process, Site, SiteError, free_port
+from .site import Process, Site, SiteError, for_us_alone, free_port
 from .test_path import await_log
 
 pytestmark = pytest.mark.acceptance
@@ -56,9 +56,7 @@ class Pooler:
             server._replace(netloc=f"{server.username}@127.0.0.1:{self._port}", path="/pgbouncer")
         )
         folder.mkdir(parents=True)
-        with open(
-            folder / "pgbouncer.ini", "w", opener=lambda path, flags: os.open(path, flags, 0o600)
-        ) as ini:
+        with open(folder / "pgbouncer.ini", "w", opener=for_us_alone) as ini:
             ini.write(CONFIGURATION.format(server=server, port=self._port, pool=POOL))
         self.start()
 

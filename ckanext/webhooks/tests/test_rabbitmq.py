@@ -19,7 +19,6 @@ from celery import Celery
 from .. import config, queue
 from ..rabbitmq import Broker
 from .rabbitmq_server import RabbitMQ
-from .receiver import Receiver
 from .site import Process, Site
 
 FOLDER = Path(__file__).parents[3] / ".dev" / "run" / f"rabbitmq-{os.getpid()}"
@@ -57,12 +56,6 @@ def nudging(site: Site, rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(config, "site_id", lambda: site.name)
     queue.configure()
     return str(queue.nudges().name)
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as started:
-        yield started
 
 
 def create(ckan: ckanapi.RemoteCKAN) -> float:

@@ -96,12 +96,6 @@ def logged() -> Iterator[list[str]]:
         one.setLevel(level)
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as started:
-        yield started
-
-
 def echo(status: int):
     """Answer as a page for debugging does: with all that was sent."""
 

@@ -44,12 +44,6 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as started:
-        yield started
-
-
-@pytest.fixture
 def load(
     migrate_db_for: Callable[..., None], receiver: Receiver
 ) -> Iterator[Callable[[Path], None]]:

@@ -11,7 +11,6 @@ from pathlib import Path
 import ckanapi
 import pytest
 
-from ..receiver import Receiver
 from ..site import Site
 from ..test_path import await_log
 from . import Browser
@@ -69,9 +68,3 @@ class LoggedIn(Browser):
         self.type("#field-password", password)
         self.submit("form button.btn-primary[type=submit]")
         return self
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as started:
-        yield started

@@ -10,17 +10,10 @@ from ...dispatch import replay
 from ...logic import ping
 from ..callers import call, create, execute, stored
 from ..logic.test_ping import a_worker
-from ..receiver import Receiver
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 
 NOWHERE = "00000000-0000-0000-0000-000000000000"
-
-
-@pytest.fixture
-def receiver():
-    with Receiver() as started:
-        yield started
 
 
 @pytest.fixture

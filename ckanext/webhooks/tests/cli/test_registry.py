@@ -20,11 +20,6 @@ NOWHERE = "00000000-0000-0000-0000-000000000000"
 
 
 @pytest.fixture
-def user():
-    return factories.User()
-
-
-@pytest.fixture
 def hook(user):
     return create(user, topic=["dataset/*", "resource/delete"])
 

@@ -8,15 +8,8 @@ from ckan.tests import factories
 from ... import tasks
 from ...deliver.health import OPENS_AFTER
 from ..callers import create, execute, stored
-from ..receiver import Receiver
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
-
-
-@pytest.fixture
-def receiver():
-    with Receiver() as started:
-        yield started
 
 
 @pytest.fixture

@@ -23,12 +23,6 @@ from ..receiver import Received, Receiver
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 
 
-@pytest.fixture
-def receiver():
-    with Receiver() as started:
-        yield started
-
-
 def subscribe(receiver: Receiver, user=None, topic="*", **kwargs) -> str:
     context = {"user": (user or factories.User())["name"], "ignore_auth": False}
     return call_action("webhook_create", context, topic=topic, address=receiver.url, **kwargs)

@@ -75,12 +75,6 @@ def test_it_is_logged_once_with_what_to_do(caplog):
     assert BOUND in record.getMessage()
 
 
-@pytest.fixture
-def receiver():
-    with Receiver() as started:
-        yield started
-
-
 def answer_by_writing(receiver: Receiver, user: dict, rounds: int) -> None:
     """Write to a dataset for each delivery that tells of it, as receivers in a loop do."""
     answered = 0

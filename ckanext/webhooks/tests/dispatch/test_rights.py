@@ -10,23 +10,11 @@ from ckan.tests.helpers import call_action
 from ... import owners, sweep, tasks
 from ...dispatch import move_on, notice_rights, rights
 from ..callers import execute, join, leave
-from ..receiver import Receiver
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 
 CREATED = ["dataset/create", "resource/create"]
 DELETED = ["dataset/delete", "resource/delete"]
-
-
-@pytest.fixture
-def receiver():
-    with Receiver() as started:
-        yield started
-
-
-@pytest.fixture
-def user():
-    return factories.User()
 
 
 @pytest.fixture

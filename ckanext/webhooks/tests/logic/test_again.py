@@ -13,22 +13,10 @@ from ... import owners, tasks
 from ...capture import snapshot
 from ...dispatch import dispatch, replay
 from ..callers import call, create, execute, join, stored
-from ..receiver import Receiver
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 
 LONG_AGO = "2000-01-01"
-
-
-@pytest.fixture
-def user():
-    return factories.User()
-
-
-@pytest.fixture
-def receiver():
-    with Receiver() as started:
-        yield started
 
 
 def tell() -> None:

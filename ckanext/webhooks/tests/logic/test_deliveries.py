@@ -13,7 +13,6 @@ from ... import tasks
 from ...dispatch import dispatch
 from ...logic import deliveries
 from ..callers import ADDRESS, call, create, execute, join, leave, stored
-from ..receiver import Receiver
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 
@@ -22,19 +21,8 @@ OF_A_DELIVERY = ("webhook_delivery_show",)
 
 
 @pytest.fixture
-def user():
-    return factories.User()
-
-
-@pytest.fixture
 def hook(user):
     return create(user)
-
-
-@pytest.fixture
-def receiver():
-    with Receiver() as started:
-        yield started
 
 
 def write(hook: str, count: int = 1, **columns: str) -> list[int]:

@@ -17,11 +17,6 @@ pytestmark = pytest.mark.usefixtures("webhooks_db")
 
 
 @pytest.fixture
-def user():
-    return factories.User()
-
-
-@pytest.fixture
 def organization():
     return factories.Organization()
 

@@ -13,11 +13,6 @@ from .test_stats import ended
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 
 
-@pytest.fixture
-def user():
-    return factories.User()
-
-
 def days(user, hook: str, **data) -> list[tuple[int, int, int]]:
     found = call(user, "webhook_history", ids=[hook], **data)[hook]
     return [(day["delivered"], day["failed"], day["cancelled"]) for day in found]

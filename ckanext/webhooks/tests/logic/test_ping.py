@@ -15,26 +15,14 @@ from ... import config, owners, tasks
 from ...logic import ping
 from ...model import transaction
 from ..callers import call, create, execute, stored
-from ..receiver import Receiver
 from .test_deliveries import write
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 
 
 @pytest.fixture
-def user():
-    return factories.User()
-
-
-@pytest.fixture
 def hook(user):
     return create(user)
-
-
-@pytest.fixture
-def receiver():
-    with Receiver() as started:
-        yield started
 
 
 @contextlib.contextmanager

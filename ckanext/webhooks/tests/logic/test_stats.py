@@ -12,11 +12,6 @@ from ..callers import call, create, execute
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 
 
-@pytest.fixture
-def user():
-    return factories.User()
-
-
 def write(hook: str, count: int = 1, **columns: str) -> None:
     """Write deliveries of a webhook, all columns as SQL."""
     values = {

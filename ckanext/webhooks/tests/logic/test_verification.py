@@ -20,12 +20,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def receiver():
-    with Receiver() as started:
-        yield started
-
-
 def echo(request: Received) -> tuple[int, dict[str, str], bytes]:
     return 200, {}, request.body
 

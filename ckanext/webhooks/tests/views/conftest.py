@@ -62,11 +62,6 @@ def visit(webhooks_db: None, made: dict[str, Any]) -> Any:
 
 
 @pytest.fixture
-def user() -> dict[str, Any]:
-    return factories.User()
-
-
-@pytest.fixture
 def owner(visit: Any, user: dict[str, Any]) -> Visitor:
     """The owner of what a test registers, at a browser."""
     return visit(user)
