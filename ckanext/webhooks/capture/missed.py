@@ -15,10 +15,11 @@ from sqlalchemy.engine import Connection
 from ..model import transaction
 from . import bounds
 
-# Datasets that a worker takes at once: a second's work, where it is a big page's.
+# Datasets that a worker takes at once: one or two seconds' work.
 PAGE = 100
-# Who could not be captured is looked at again when it has waited as long again, between
-# these. The first is longer than a page takes, so that no other worker does the same.
+# What could not be captured is looked at again when it has waited a quarter as long again,
+# between these: after an outage it comes soon, and a bug is not logged for ever. The first
+# is longer than a page takes, so that no other worker does the same.
 _AT_LEAST, _AT_MOST = "5 seconds", "1 hour"
 # In a save that has waited for the log already.
 _LOCK_TIMEOUT = "50ms"
@@ -59,7 +60,8 @@ def forget(ids: Collection[int]) -> None:
 _CLAIM = sa.text(
     f"""
     UPDATE webhooks_missed SET due_at = clock_timestamp() + least(
-        greatest(clock_timestamp() - missed_at, interval '{_AT_LEAST}'), interval '{_AT_MOST}')
+        greatest((clock_timestamp() - missed_at) / 4, interval '{_AT_LEAST}'),
+        interval '{_AT_MOST}')
     WHERE id IN (
         SELECT id FROM webhooks_missed WHERE due_at <= clock_timestamp()
         ORDER BY due_at, id LIMIT :page FOR UPDATE SKIP LOCKED)

@@ -13,14 +13,12 @@ from ...dispatch import replay
 from ...logic import ping
 from ...views import deliveries as pages
 from ..callers import call, create, execute, stored
-from ..logic.test_deliveries import ENDED, end, receiver, tell, write
+from ..logic.test_deliveries import ENDED, end, tell, write
 from ..logic.test_ping import a_worker
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 
 HOSTILE = "</pre><script>alert('x')</script>"
-
-__all__ = ["receiver"]
 
 
 @pytest.fixture
