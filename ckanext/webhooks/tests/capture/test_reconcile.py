@@ -124,16 +124,21 @@ def test_a_dataset_that_vanished_by_hand_is_told_as_purged(hook):
     assert [row.content for row in log_rows()] == [None, None]
 
 
-@pytest.fixture
-def broken(monkeypatch):
-    """Capture has a bug for a while."""
-    right = record.record
+def plant(monkeypatch, module, name):
+    """Break a function; gives what mends it again."""
+    right = getattr(module, name)
 
     def wrong(*_args):
         raise RuntimeError("planted")
 
-    monkeypatch.setattr(record, "record", wrong)
-    return lambda: monkeypatch.setattr(record, "record", right)
+    monkeypatch.setattr(module, name, wrong)
+    return lambda: monkeypatch.setattr(module, name, right)
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """Capture has a bug for a while."""
+    return plant(monkeypatch, record, "record")
 
 
 @pytest.fixture
@@ -147,13 +152,7 @@ def reported(monkeypatch):
 @pytest.fixture
 def unnoted(monkeypatch):
     """The table of what was missed cannot be written to for a while."""
-    right = missed.note
-
-    def wrong(*_args):
-        raise RuntimeError("planted")
-
-    monkeypatch.setattr(missed, "note", wrong)
-    return lambda: monkeypatch.setattr(missed, "note", right)
+    return plant(monkeypatch, missed, "note")
 
 
 def noted() -> list[str]:
