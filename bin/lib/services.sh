@@ -2,7 +2,9 @@
 # the environment does not name one already.
 # Sourced; wants messages.sh, processes.sh, debian.sh, python.sh; an open run and $VENV.
 
-# services: starts what is missing and exports the three addresses.
+# services: starts what is missing and exports the three addresses. With FLEETING=yes what
+# PostgreSQL holds need not outlive the machine, and no commit waits for the disk.
+FLEETING=no
 services() {
     local ports
     mapfile -t ports < <(free_ports)
@@ -96,8 +98,10 @@ start_postgresql() {
     password=$(<"$RUN/postgresql.password")
     # shellcheck disable=SC2034 # start reads it
     START_AS=("${database_owner[@]}")
+    local durable=on
+    [[ $FLEETING == no ]] || durable=off
     start postgresql "$bin/postgres" -D "$data" -p "$port" -h 127.0.0.1 -c unix_socket_directories= \
-        -c max_connections=200 -c fsync=on -c shared_buffers=128MB
+        -c max_connections=300 -c "fsync=$durable" -c "full_page_writes=$durable" -c shared_buffers=128MB
     # shellcheck disable=SC2034
     START_AS=()
     export CKAN_SQLALCHEMY_URL=postgresql://ckan:$password@127.0.0.1:$port/ckan_${CKAN/./_}_test
@@ -160,7 +164,9 @@ print(p.Path(u.find_spec("ckan").origin).parent / "config/solr/schema.xml")')
 start_solr() {
     solr_jars
     solr_core
-    start solr java -Xmx256m -XX:+UseSerialGC "-Dsolr.log.dir=$RUN/log" -cp "$DEV/solr-lib/*" \
+    # Its better compiler pays off after hours only, and takes a core for the first minute.
+    start solr java -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 \
+        "-Dsolr.log.dir=$RUN/log" -cp "$DEV/solr-lib/*" \
         "$ROOT/bin/solr/CkanSolr.java" "$RUN/solr" "$1" 127.0.0.1
     solr_port=$1
     export CKAN_SOLR_URL=http://127.0.0.1:$1/solr/ckan-$CKAN

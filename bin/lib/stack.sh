@@ -23,8 +23,12 @@ mkdir -p "$DEV/log"
 # shellcheck source=bin/lib/services.sh
 . "$ROOT/bin/lib/services.sh"
 
+ckan_release >/dev/null # or ends here, where it is not known
+
 # CKAN reads these as well, and prefers them over its ini file.
 unset CKAN_INI CKAN_SITE_URL CKAN_SITE_ID
+# Where it is set, each process compiles CKAN anew: 5 s of a core instead of nothing.
+unset PYTHONDONTWRITEBYTECODE
 
 # site COMMAND…: see ckanext/webhooks/tests/site.py
 site() { "$VENV/bin/python" -m ckanext.webhooks.tests.site "$@"; }
