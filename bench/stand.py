@@ -29,7 +29,7 @@ from ckan.cli import load_config
 from ckan.config.middleware import make_app
 
 from ckanext.webhooks import config, encryption, queue
-from ckanext.webhooks.tests.site import Process, Site
+from ckanext.webhooks.tests.site import READY, Process, Site
 
 BODY = 4096
 OWNERS = 100
@@ -186,11 +186,7 @@ class Stand:
     def start_worker(self) -> Process:
         """Start one, and wait until it takes tasks."""
         worker = self.site.start_worker()
-        deadline = time.monotonic() + PATIENCE
-        while " ready." not in worker.output():
-            if not worker.alive or time.monotonic() > deadline:
-                raise worker.error("is not ready")
-            time.sleep(0.1)
+        worker.await_output(READY, PATIENCE)
         return worker
 
     def subscribe(self, webhooks: int, format_: str = "classic", owners: int = 1) -> None:

@@ -23,7 +23,7 @@ import redis
 import requests
 from celery import Celery
 
-from ckanext.webhooks.tests.site import Process
+from ckanext.webhooks.tests.site import READY, Process
 
 NAME = "bench-2015"
 # What it was run with on the machine of the design's numbers: a process for each core.
@@ -85,11 +85,7 @@ class Way2015:
                 "C_FORCE_ROOT": "1",
             },
         )
-        deadline = time.monotonic() + PATIENCE
-        while " ready." not in self._process.output():
-            if not self._process.alive or time.monotonic() > deadline:
-                raise self._process.error("is not ready")
-            time.sleep(0.1)
+        self._process.await_output(READY, PATIENCE)
         return self
 
     def __exit__(

@@ -23,7 +23,7 @@ from bench.chaos import endpoint, writer
 from bench.chaos.ledger import Receipt, Subscriber
 from bench.chaos.supervisor import Supervisor
 from bench.chaos.tables import Tables
-from ckanext.webhooks.tests.site import Process, Site, SiteError, free_port
+from ckanext.webhooks.tests.site import READY, Process, Site, SiteError, free_port
 
 ROOT = Path(__file__).parents[2]
 WORKERS = 2
@@ -101,7 +101,7 @@ def await_ready(supervisor: Supervisor, name: str) -> None:
     :raises SiteError: it takes too long
     """
     deadline = time.monotonic() + PATIENCE
-    while " ready." not in supervisor[name].output():
+    while READY not in supervisor[name].output():
         if time.monotonic() > deadline:
             raise supervisor[name].error("is not ready")
         time.sleep(0.1)

@@ -22,14 +22,14 @@ import sqlalchemy as sa
 from ckan import model
 from ckan.lib import search
 from ckan.lib.plugins import get_permission_labels
-from ckan.tests.helpers import call_action, reset_db
+from ckan.tests.helpers import call_action
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm.exc import ObjectDeletedError
 from standardwebhooks import Webhook as Verifier
 
 from .. import capture, encryption, owners, sweep, tasks
 from ..dispatch import dispatch, notice_rights
-from .conftest import TABLES
+from . import tables
 from .mirror import Message, Mirror
 from .receiver import Answer, Received, Receiver, accept
 
@@ -167,11 +167,7 @@ class Portal:
         receiver.respond = self._answer
 
     def _clear(self) -> None:
-        model.Session.remove()
-        reset_db()
-        model.Session.execute(sa.text(f"TRUNCATE {TABLES}"))
-        model.Session.commit()
-        owners.forget()
+        tables.empty()
 
     def _settle_in(self) -> None:
         """On the model itself: it is the same in every portal, and has to be quick."""

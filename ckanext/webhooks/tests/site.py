@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import configparser
 import contextlib
-import json
 import os
 import random
 import secrets
@@ -27,16 +26,22 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+
+from . import databases
 
 GUARD = Path(__file__).with_name("guard.py")
+# Of Celery, when a worker takes messages.
+READY = " ready."
+# What the sysadmin's token is called in the database.
+TOKEN = "site"
 
 LOGGING = """
 [loggers]
@@ -178,6 +183,17 @@ class Process:
             log.seek(self._from)
             return log.read().decode(errors="replace")
 
+    def await_output(self, text: str, timeout: float = 120.0) -> None:
+        """Wait until it has printed something.
+
+        :raises SiteError: it has not in so many seconds, or has ended
+        """
+        deadline = time.monotonic() + timeout
+        while text not in self.output():
+            if time.monotonic() > deadline or not self.alive:
+                raise self.error(f"did not say {text!r}")
+            time.sleep(0.05)
+
     def error(self, what: str) -> SiteError:
         """An exception that shows the end of the log."""
         shown = "\n".join(f"    | {line}" for line in self.output().splitlines()[-25:])
@@ -229,7 +245,7 @@ class Site:
         self._keep_database = database is not None
         self._server_url = sqlalchemy_url or _from_environment("CKAN_SQLALCHEMY_URL")
         self.name = database or f"site_{secrets.token_hex(6)}"
-        self.database_url = _with_database(self._server_url, self.name)
+        self.database_url = databases.with_name(self._server_url, self.name)
         self.solr_url = solr_url or _from_environment("CKAN_SOLR_URL")
         self._redis_port = free_port() if own_redis else 0
         self.redis_url = (
@@ -262,16 +278,43 @@ class Site:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._own_redis:
             self.start_redis()
-        create_database(self.database_url)
         self.write_ini()
-        answer = self.folder / "prepared.json"
-        answer.unlink(missing_ok=True)
+        try:
+            self._prepare_database()
+        except databases.DatabaseError as error:
+            raise SiteError(str(error)) from None
+        self.token = self._sign_token()
+
+    def _prepare_database(self) -> None:
+        """Copy the template of this environment's CKAN, unless the database is there already."""
+        if self.python != sys.executable or databases.exists(self.database_url):
+            databases.create(self.database_url)
+            self._migrate(self.database_url)
+        else:
+            template = databases.template(self.database_url, self.plugins, self._migrate)
+            databases.copy(self.database_url, template)
+
+    def _migrate(self, url: str) -> None:
+        """Bring a database to the newest schema of this site's CKAN, with a sysadmin in it."""
         self.run(
-            [self.python, "-m", __spec__.name, "prepare", str(self.ini), str(answer)],
+            [self.python, "-m", __spec__.name, "prepare", str(self.ini)],
             log="prepare",
+            env={"CKAN_SQLALCHEMY_URL": url},
         )
-        self.token = json.loads(answer.read_text())["token"]
-        answer.unlink()
+
+    def _sign_token(self) -> str:
+        """Sign the token that the database has, as CKAN does, with this site's secret."""
+        import jwt
+        import psycopg2  # neither is needed by those who only start something
+
+        with (
+            contextlib.closing(psycopg2.connect(self.database_url)) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute("SELECT id FROM api_token WHERE name = %s", [TOKEN])
+            ((id_,),) = cursor.fetchall()
+        payload = {"jti": id_, "iat": int(time.time())}
+        return str(jwt.encode(payload, self._secret(), algorithm="HS256"))
 
     def write_ini(self) -> None:
         """Write ckan.ini whole, from :attr:`options` as they are now."""
@@ -488,71 +531,7 @@ class Site:
             self.redis.kill()
             self.redis = None
         if not self._keep_database:
-            drop_database(self.database_url)
-
-
-# --- databases
-
-
-def create_database(url: str) -> None:
-    """Make the database if its server does not have it yet."""
-    name = _database(url)
-    with _server(url) as execute:
-        if not execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]):
-            execute(f"CREATE DATABASE \"{name}\" ENCODING 'UTF8' TEMPLATE template0", None)
-
-
-def drop_database(url: str) -> None:
-    """Drop the database, whoever is connected to it; nothing if the server is gone."""
-    with contextlib.suppress(SiteError), _server(url) as execute:
-        execute(f'DROP DATABASE IF EXISTS "{_database(url)}" WITH (FORCE)', None)
-
-
-def drop_leftovers(url: str) -> None:
-    """Drop what sites left on this server whose program was killed."""
-    with _server(url) as execute:
-        names = execute(
-            "SELECT datname FROM pg_database WHERE starts_with(datname::text, 'site_')", None
-        )
-    for (name,) in names:
-        drop_database(_with_database(url, name))
-
-
-@contextlib.contextmanager
-def _server(url: str) -> Iterator[Callable[[str, list[str] | None], list[Any]]]:
-    """Yield a function that runs SQL in the server's database ``postgres``."""
-    import psycopg2  # not needed by those who only start something
-
-    try:
-        connection = psycopg2.connect(_with_database(url, "postgres"), connect_timeout=10)
-    except psycopg2.OperationalError as error:
-        raise SiteError(
-            f"PostgreSQL cannot be reached: {error}\n"
-            "Check CKAN_SQLALCHEMY_URL, or unset it and let bin/up or bin/test start one."
-        ) from None
-    connection.autocommit = True
-
-    def execute(sql: str, values: list[str] | None) -> list[Any]:
-        with connection.cursor() as cursor:
-            cursor.execute(sql, values)
-            return cursor.fetchall() if cursor.description else []
-
-    try:
-        yield execute
-    except psycopg2.ProgrammingError as error:
-        raise SiteError(
-            f"{error}\nThe user in CKAN_SQLALCHEMY_URL must be allowed CREATEDB."
-        ) from None
-    finally:
-        connection.close()
-
-
-def _database(url: str) -> str:
-    return urlsplit(url).path.lstrip("/")
-
-
-def _with_database(url: str, name: str) -> str:
-    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+            databases.drop(self.database_url)
 
 
 # --- small things
@@ -613,8 +592,8 @@ def migrate(ini: str) -> Any:
     return app
 
 
-def prepare(ini: str, answer: str) -> None:
-    """Migrate, make the sysadmin ``admin`` and a token, and write that to a file."""
+def prepare(ini: str) -> None:
+    """Migrate, and make the sysadmin ``admin`` and a token where there is none."""
     app = migrate(ini)
     from ckan import model
     from ckan.plugins.toolkit import get_action
@@ -628,10 +607,18 @@ def prepare(ini: str, answer: str) -> None:
         assert user is not None
         user.sysadmin = True
         model.Session.commit()
-        data = {"user": "admin", "name": f"site {secrets.token_hex(4)}"}
-        token = get_action("api_token_create")({**context, "user": "admin"}, data)["token"]
-    with open(answer, "w", opener=for_us_alone) as file:
-        json.dump({"token": token}, file)
+        if model.Session.query(model.ApiToken).filter_by(name=TOKEN).first() is None:
+            data = {"user": "admin", "name": TOKEN}
+            get_action("api_token_create")({**context, "user": "admin"}, data)
+
+
+def make_database(url: str, plugins: str) -> None:
+    """Make a database anew that is migrated for some plugins; others may copy it at once."""
+    server = databases.with_name(url, "postgres")
+    with tempfile.TemporaryDirectory() as folder:
+        site = Site(Path(folder), plugins=plugins, sqlalchemy_url=server)
+        site.write_ini()
+        databases.copy(url, databases.template(url, plugins, site._migrate))
 
 
 def stay_up(folder: Path, written: Path) -> None:
@@ -646,7 +633,7 @@ def stay_up(folder: Path, written: Path) -> None:
     signal.signal(signal.SIGTERM, end)
     with Site(folder, database="ckan_up") as site:
         site.start_web()
-        site.start_worker()
+        site.start_worker().await_output(READY)
         values = {
             "CKAN_URL": site.url,
             "CKAN_SYSADMIN_TOKEN": site.token,
@@ -675,15 +662,14 @@ def main() -> None:
         for argument, kind in arguments.items():
             one.add_argument(argument, type=kind)
 
-    command("create-database", create_database, url=str)
-    command("drop-leftovers", drop_leftovers, url=str)
-    command("migrate", migrate, ini=str)
-    command("prepare", prepare, ini=str, answer=str)
+    command("make-database", make_database, url=str, plugins=str)
+    command("drop-leftovers", databases.drop_leftovers, url=str)
+    command("prepare", prepare, ini=str)
     command("up", stay_up, folder=Path, written=Path)
     values = vars(parser.parse_args())
     try:
         values.pop("function")(**values)
-    except SiteError as error:
+    except (SiteError, databases.DatabaseError) as error:
         raise SystemExit(str(error)) from None
 
 

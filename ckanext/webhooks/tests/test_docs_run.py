@@ -29,9 +29,8 @@ from ..model import Format
 from ..topics import PING, TOPICS
 from .blocks import Block, blocks, sources
 from .receiver import Receiver
-from .site import Site, free_port
+from .site import READY, Site, free_port
 from .test_docs import SCHEMA
-from .test_path import await_log
 
 pytestmark = pytest.mark.acceptance
 
@@ -47,7 +46,7 @@ NEEDS = {"javascript": "node", "go": "go", "python": sys.executable}
 def site() -> Iterator[Site]:
     with Site(FOLDER) as prepared:
         prepared.start_web("gunicorn", workers=1)
-        await_log(prepared.start_worker(), " ready.", 120)
+        prepared.start_worker().await_output(READY)
         yield prepared
     shutil.rmtree(FOLDER)
 

@@ -27,7 +27,7 @@ from standardwebhooks import Webhook as Verifier
 
 from .blocks import sources
 from .receiver import Received, Receiver
-from .site import Process, Site
+from .site import READY, Process, Site
 
 FOLDER = Path(__file__).parents[3] / ".dev" / "run" / f"path-{os.getpid()}"
 TOPICS = {
@@ -119,16 +119,8 @@ def no_worker(site: Site) -> None:
 
 def start_worker(site: Site) -> Process:
     process = site.start_worker()
-    await_log(process, " ready.")
+    process.await_output(READY)
     return process
-
-
-def await_log(process: Process, text: str, seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while text not in process.log.read_text(errors="replace"):
-        if time.monotonic() > deadline or not process.alive:
-            raise process.error(f"did not say {text!r}")
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -407,7 +399,7 @@ def test_redis_that_comes_back_needs_no_person(site, ckan, receiver, worker, hoo
     save(ckan, dataset, "while Redis was away")
     receiver.wait(2)
     site.start_redis()
-    await_log(worker, "Connected to redis")
+    worker.await_output("Connected to redis")
     save(ckan, dataset, "and back")
     receiver.wait(3)
 

@@ -17,8 +17,7 @@ import psycopg2
 import pytest
 
 from .receiver import Receiver
-from .site import Process, Site, SiteError, for_us_alone, free_port
-from .test_path import await_log
+from .site import READY, Process, Site, SiteError, for_us_alone, free_port
 
 pytestmark = pytest.mark.acceptance
 
@@ -101,7 +100,7 @@ def test_pgbouncer_each_save_is_told_once_and_goes_on_after_a_restart(site, pool
     worker = site.start_worker()
     site.start_web("gunicorn", workers=2)
     ckan = ckanapi.RemoteCKAN(site.url, apikey=site.token)
-    await_log(worker, " ready.", 120)
+    worker.await_output(READY)
     with Receiver() as receiver:
         ckan.action.webhook_create(topic="dataset/create", address=receiver.url)
         before = pooler.transactions()

@@ -19,7 +19,7 @@ import pytest
 from ..model.base import DISPATCH_LOCK
 from .network import Network, why_not
 from .receiver import Received, Receiver
-from .site import Process, Site
+from .site import READY, Process, Site
 
 FOLDER = Path(__file__).parents[3] / ".dev" / "run" / f"network-{os.getpid()}"
 WEBHOOKS, DATASETS = 30, 20
@@ -71,10 +71,7 @@ def workers(site: Site, network: Network) -> Iterator[dict[str, Process]]:
             name = f"worker-{number}"
             started[address] = Process(name, command, site.folder, site.environment())
         for worker in started.values():
-            deadline = time.monotonic() + 120
-            while " ready." not in worker.output():
-                assert worker.alive and time.monotonic() < deadline, worker.error("is not ready")
-                time.sleep(0.1)
+            worker.await_output(READY)
         yield started
     finally:
         for worker in started.values():

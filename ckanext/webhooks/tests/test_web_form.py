@@ -14,8 +14,7 @@ import pytest
 from . import browser
 from .browser import Browser
 from .receiver import Receiver
-from .site import Site
-from .test_path import start_worker
+from .site import READY, Site
 
 # Ubuntu has Chromium as a snap alone, which bin/test does not install.
 pytestmark = pytest.mark.skipif(
@@ -34,7 +33,7 @@ QUIET = 2.0
 def site() -> Iterator[Site]:
     with Site(FOLDER) as prepared:
         prepared.start_web("gunicorn", workers=2)
-        start_worker(prepared)
+        prepared.start_worker().await_output(READY)
         yield prepared
     shutil.rmtree(FOLDER)
 

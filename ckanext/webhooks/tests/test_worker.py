@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from .. import queue
-from .site import Site, SiteError
+from .site import READY, Site, SiteError
 
 FOLDER = Path(__file__).parents[3] / ".dev" / "run" / f"worker-{os.getpid()}"
 
@@ -50,10 +50,7 @@ def waiting(site: Site) -> int:
 def test_a_worker_whose_broker_dies_in_the_midst_of_a_task_goes_on_or_ends(site):
     """Half dead it would neither take nudges nor be started again."""
     worker = site.start_worker()
-    deadline = time.monotonic() + 120
-    while " ready." not in worker.output():
-        assert worker.alive and time.monotonic() < deadline, worker.error("is not ready")
-        time.sleep(0.1)
+    worker.await_output(READY)
     with psycopg2.connect(site.database_url) as connection, connection.cursor() as cursor:
         cursor.execute("LOCK TABLE webhooks_event")  # the task takes its time
         nudge(site)

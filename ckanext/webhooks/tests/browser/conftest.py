@@ -11,8 +11,7 @@ from pathlib import Path
 import ckanapi
 import pytest
 
-from ..site import Site
-from ..test_path import await_log
+from ..site import READY, Site
 from . import Browser
 
 FOLDER = Path(__file__).parents[4] / ".dev" / "run" / f"browser-{os.getpid()}"
@@ -22,7 +21,7 @@ FOLDER = Path(__file__).parents[4] / ".dev" / "run" / f"browser-{os.getpid()}"
 def site() -> Iterator[Site]:
     with Site(FOLDER) as prepared:
         prepared.start_web("gunicorn", workers=2)
-        await_log(prepared.start_worker(), " ready.", 120.0)
+        prepared.start_worker().await_output(READY)
         yield prepared
     shutil.rmtree(FOLDER)
 
