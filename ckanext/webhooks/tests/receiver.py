@@ -113,7 +113,7 @@ class Receiver:
         self._thread.join()
         self._server.server_close()
 
-    def wait(self, count: int, timeout: float = 20.0) -> list[Received]:
+    def wait(self, count: int, timeout: float = 60.0) -> list[Received]:
         """Wait until so many requests have arrived, and give them all.
 
         :raises TimeoutError: fewer arrived in time

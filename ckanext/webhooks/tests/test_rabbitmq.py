@@ -19,7 +19,7 @@ from celery import Celery
 from .. import config, queue
 from ..rabbitmq import Broker
 from .rabbitmq_server import RabbitMQ
-from .site import Process, Site
+from .site import READY, Process, Site
 
 FOLDER = Path(__file__).parents[3] / ".dev" / "run" / f"rabbitmq-{os.getpid()}"
 
@@ -95,7 +95,8 @@ def test_rabbitmq_a_burst_is_one_task_and_outlives_a_kill(nudging, rabbitmq, mon
         began = time.monotonic()
         queue.nudge()
         took.append(time.monotonic() - began)
-    assert queue._quiet_until == 0.0
+        if queue._quiet_until:  # a busy machine took longer than 50 ms
+            await_nudge(monkeypatch)
     assert rabbitmq.waiting(nudging) == 1
     say(f"RabbitMQ: a nudge takes {1000 * statistics.median(took):.1f} ms")
 
@@ -108,8 +109,9 @@ def test_rabbitmq_a_burst_is_one_task_and_outlives_a_kill(nudging, rabbitmq, mon
     began = time.monotonic()
     for _ in range(100):
         queue.nudge()
-    # One was given up after 50 ms, and no other tried; the rest is what a busy machine adds.
-    assert time.monotonic() - began < 1
+    # One was given up after 50 ms, and no other tried, which would take 5 s; the rest is what a
+    # busy machine adds.
+    assert time.monotonic() - began < 3
     rabbitmq.process.thaw()
 
     time.sleep(1)  # RabbitMQ writes the list of its queues twice a second
@@ -117,7 +119,7 @@ def test_rabbitmq_a_burst_is_one_task_and_outlives_a_kill(nudging, rabbitmq, mon
     monkeypatch.setattr(queue, "_quiet_until", 0.0)
     began = time.monotonic()
     queue.nudge()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 3
     rabbitmq.start()
     rabbitmq.wait()
     assert rabbitmq.waiting(nudging) == 1, "it was confirmed, so it is on disk"
@@ -151,9 +153,7 @@ def test_rabbitmq_carries_saves_and_may_go_and_come(
     site.start_web("gunicorn", workers=1)
     ckan = ckanapi.RemoteCKAN(site.url, apikey=site.token)
     ckan.action.webhook_create(topic="dataset/create", address=receiver.url)
-    while " ready." not in worker.output():
-        assert worker.alive, worker.error("ended")
-        time.sleep(0.1)
+    worker.await_output(READY)
 
     lags = []
     for count in range(1, 5):

@@ -7,6 +7,7 @@ worker's memory.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import socket
@@ -485,11 +486,16 @@ def test_an_endpoint_that_closes_kept_connections(send, authority, scheme):
 class Names:
     """Stands in for the system's resolver.
 
+    :ivar a: a name that no other test asks for, as the thread of one may still be at work
+    :ivar b: another
     :ivar answers: for each name what is answered in turn, the last one for ever
     :ivar asked: the names, as often as they were asked for
     """
 
+    _number = itertools.count()
+
     def __init__(self) -> None:
+        self.a, self.b = (f"{letter}{next(self._number)}.test" for letter in "ab")
         self.answers: dict[str, list[list[str] | Callable[[], list[str]]]] = {}
         self.asked: list[str] = []
 
@@ -518,8 +524,8 @@ def no_answer() -> list[str]:
 
 
 def test_a_name_that_does_not_exist(send, names):
-    names.answers["a.test"] = [no_such_name]
-    outcome = send("http://a.test/", timeout=DEADLINE)
+    names.answers[names.a] = [no_such_name]
+    outcome = send(f"http://{names.a}/", timeout=DEADLINE)
     assert outcome.error == "the name does not resolve: Name or service not known"
     assert (outcome.dialled, outcome.connect, outcome.wait) == (None, None, None)
     assert outcome.resolve >= 0
@@ -531,52 +537,53 @@ def test_a_name_that_is_none(send):
 
 
 def test_a_name_that_has_no_address(send, names):
-    names.answers["a.test"] = [[]]
-    assert send("http://a.test/", timeout=DEADLINE).error.startswith("the name does not resolve: ")
+    names.answers[names.a] = [[]]
+    assert send(f"http://{names.a}/", timeout=DEADLINE).error.startswith(
+        "the name does not resolve: "
+    )
 
 
 def test_a_name_server_that_does_not_answer(send, names):
     """It delays no other name, and all that wait for this one share one question."""
-    names.answers.update({"a.test": [no_answer], "b.test": [["127.0.0.1"]]})
+    names.answers.update({names.a: [no_answer], names.b: [["127.0.0.1"]]})
     with serving(answering(OK)) as server:
         with in_time():
-            outcome = send("http://a.test/", timeout=DEADLINE)
+            outcome = send(f"http://{names.a}/", timeout=DEADLINE)
         assert outcome.error == LATE
         assert abs(outcome.resolve - DEADLINE) <= MARGIN
         assert outcome.connect is None
         began = time.monotonic()
-        assert send(f"http://b.test:{server.port}/", timeout=DEADLINE).status == 200
+        assert send(f"http://{names.b}:{server.port}/", timeout=DEADLINE).status == 200
         assert time.monotonic() - began < DEADLINE / 2
-        assert send("http://a.test:81/", timeout=0.1).error
-    assert names.asked.count("a.test") == 1
-    time.sleep(DEADLINE)  # its thread ends before the next test
+        assert send(f"http://{names.a}:81/", timeout=0.1).error
+    assert names.asked.count(names.a) == 1
 
 
 def test_a_name_that_changes_between_check_and_dial(send, names):
-    names.answers["a.test"] = [["127.0.0.1"], ["10.0.0.1"]]
+    names.answers[names.a] = [["127.0.0.1"], ["10.0.0.1"]]
     with serving(answering(OK)) as server:
-        outcome = send(f"http://a.test:{server.port}/", timeout=DEADLINE)
+        outcome = send(f"http://{names.a}:{server.port}/", timeout=DEADLINE)
     assert (outcome.status, outcome.dialled) == (200, "127.0.0.1")
-    assert names.asked == ["a.test"]
+    assert names.asked.count(names.a) == 1
 
 
 def test_a_name_that_moves(send, names, monkeypatch):
     """A connection that is kept is one to an address that the name still has."""
     monkeypatch.setattr(resolving, "_FRESH", 0)
-    names.answers["a.test"] = [["127.0.0.1"], ["127.0.0.1"], ["127.0.0.2"]]
+    names.answers[names.a] = [["127.0.0.1"], ["127.0.0.1"], ["127.0.0.2"]]
     with (
         serving(answering(OK, OK, OK)) as old,
         serving(answering(OK), "127.0.0.2", old.port) as new,
     ):
-        dialled = [send(f"http://a.test:{old.port}/", DEADLINE).dialled for _ in range(3)]
+        dialled = [send(f"http://{names.a}:{old.port}/", DEADLINE).dialled for _ in range(3)]
         assert dialled == ["127.0.0.1", "127.0.0.1", "127.0.0.2"]
         assert (old.accepted, new.accepted) == (1, 1)
 
 
 def test_two_names_of_one_address_share_no_connection(send, names):
-    names.answers.update({"a.test": [["127.0.0.1"]], "b.test": [["127.0.0.1"]]})
+    names.answers.update({names.a: [["127.0.0.1"]], names.b: [["127.0.0.1"]]})
     with serving(answering(OK, OK)) as server:
-        for name in ("a.test", "b.test", "a.test"):
+        for name in (names.a, names.b, names.a):
             assert send(f"http://{name}:{server.port}/", DEADLINE).status == 200
         assert server.accepted == 2
 
@@ -585,21 +592,21 @@ def test_no_thread_to_resolve_in(send, names, monkeypatch):
     def start(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    names.answers["a.test"] = [["127.0.0.1"]]
+    names.answers[names.a] = [["127.0.0.1"]]
     with serving(answering(OK, OK)) as server:
         assert send(server.url).status == 200  # requests has its threads by now
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", start)
-            outcome = send(f"http://a.test:{server.port}/", DEADLINE)
+            outcome = send(f"http://{names.a}:{server.port}/", DEADLINE)
         assert "can't start new thread" in outcome.error
-        assert send(f"http://a.test:{server.port}/", DEADLINE).status == 200
+        assert send(f"http://{names.a}:{server.port}/", DEADLINE).status == 200
 
 
 @pytest.mark.parametrize("private", ["10.0.0.1", "::1", "169.254.169.254", "fe80::1%lo"])
 def test_a_name_with_public_and_private_addresses(send, names, private):
-    names.answers["a.test"] = [["127.0.0.1", "8.8.8.8", private]]
+    names.answers[names.a] = [["127.0.0.1", "8.8.8.8", private]]
     with serving(answering(OK)) as server:
-        outcome = send(f"http://a.test:{server.port}/", DEADLINE, allowed=("127.0.0.0/8",))
+        outcome = send(f"http://{names.a}:{server.port}/", DEADLINE, allowed=("127.0.0.0/8",))
         assert outcome.error.startswith(f"address refused: {private} is not a public address")
         assert (outcome.dialled, server.accepted) == (None, 0)
 
@@ -607,27 +614,27 @@ def test_a_name_with_public_and_private_addresses(send, names, private):
 @pytest.mark.parametrize("last", ["127.0.0.1", "10.0.0.1"])
 def test_a_name_with_500_addresses(send, names, last):
     """All are checked, and some are called: the first one that answers will do."""
-    names.answers["a.test"] = [
+    names.answers[names.a] = [
         ["127.0.0.1", *[f"127.1.{n // 250}.{n % 250}" for n in range(498)], last]
     ]
     with serving(answering(OK)) as server, in_time():
-        outcome = send(f"http://a.test:{server.port}/", timeout=DEADLINE)
+        outcome = send(f"http://{names.a}:{server.port}/", timeout=DEADLINE)
     assert outcome.status == (200 if last == "127.0.0.1" else None)
     assert outcome.dialled == ("127.0.0.1" if last == "127.0.0.1" else None)
 
 
 def test_a_name_with_500_addresses_at_which_nobody_is(send, names):
-    names.answers["a.test"] = [[f"127.1.{n // 250}.{n % 250}" for n in range(500)]]
+    names.answers[names.a] = [[f"127.1.{n // 250}.{n % 250}" for n in range(500)]]
     with in_time():
-        outcome = send("http://a.test:9/", timeout=DEADLINE)
+        outcome = send(f"http://{names.a}:9/", timeout=DEADLINE)
     assert outcome.error == "could not connect: Connection refused"
 
 
 @pytest.mark.parametrize("dead", [["127.0.0.2"], ["::1", "127.0.0.2"]])
 def test_a_name_whose_first_address_refuses(send, names, dead):
-    names.answers["a.test"] = [[*dead, "127.0.0.1"]]
+    names.answers[names.a] = [[*dead, "127.0.0.1"]]
     with serving(answering(OK)) as server, in_time():
-        outcome = send(f"http://a.test:{server.port}/", timeout=DEADLINE)
+        outcome = send(f"http://{names.a}:{server.port}/", timeout=DEADLINE)
     assert (outcome.status, outcome.dialled) == (200, "127.0.0.1")
 
 
