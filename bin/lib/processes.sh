@@ -82,7 +82,7 @@ stop() {
 # In the order that lets each end well: those that use the services first.
 stop_all() {
     stop child
-    stop acceptance
+    stop lint
     stop site
     stop solr
     stop redis

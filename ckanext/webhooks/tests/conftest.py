@@ -5,46 +5,43 @@ The fixtures of the acceptance tier are in its own files.
 
 from __future__ import annotations
 
-from collections import Counter
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import ckan.plugins as p
 import ckan.plugins.toolkit as tk
 import pytest
-import sqlalchemy as sa
 from ckan import model
 from ckan.tests import factories
+from passlib.hash import pbkdf2_sha512
 
+from . import lanes, tables, versions
+from .lanes import pytest_xdist_make_scheduler
 from .receiver import Receiver
+from .report import TIERS, pytest_fixture_setup, pytest_terminal_summary
 
-TABLES = (
-    "webhooks, webhooks_event, webhooks_delivery, webhooks_attempt, webhooks_served,"
-    " webhooks_missed"
-)
-TIERS = ("pure", "database", "acceptance")
+__all__ = ["pytest_fixture_setup", "pytest_terminal_summary", "pytest_xdist_make_scheduler"]
+
+# Before CKAN reads the environment.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    lanes.take(os.environ["PYTEST_XDIST_WORKER"])
+
+# CKAN's passwords are made to be slow to guess, and each test makes users.
+pbkdf2_sha512.default_rounds = 1
 
 
 @pytest.fixture
-def webhooks_db(
-    clean_db: None, ckan_config: Any, load_plugins: Callable[[Any], None]
-) -> Iterator[None]:
+def webhooks_db(ckan_config: Any, load_plugins: Callable[[Any], None]) -> Iterator[None]:
     """A CKAN without datasets, and with empty tables of this extension."""
+    tables.empty()
     load_plugins(ckan_config)
-    # To truncate empty tables would take 100 times as long.
-    for table in TABLES.split(", "):
-        model.Session.execute(sa.text(f"DELETE FROM {table}"))
-    model.Session.commit()
-    # Not at the top: loading CKAN's configuration silences loggers that are there before it.
-    from .. import owners
-
-    owners.forget()
     yield
     model.Session.rollback()
 
 
 @pytest.fixture(scope="session")
-def load_plugins(migrate_db_for: Callable[[str], None]) -> Callable[[Any], None]:
+def load_plugins() -> Callable[[Any], None]:
     """Load the plugins that a configuration names, unless all is as it wants it already.
 
     CKAN's own fixture ``with_plugins`` loads them anew for each test, which takes longer
@@ -64,7 +61,6 @@ def load_plugins(migrate_db_for: Callable[[str], None]) -> Callable[[Any], None]
             return
         before = dict(config)
         p.load_all()
-        migrate_db_for("webhooks")
         wanted, got = (model.meta.engine, before), dict(config)
 
     return load
@@ -87,34 +83,39 @@ def say(record_property: Callable[[str, object], None]) -> Callable[[str], None]
     return lambda text: record_property("figure", text)
 
 
+def pytest_addoption(parser: Any) -> None:
+    group = parser.getgroup("ckanext-webhooks")
+    group.addoption(
+        "--of-this-ckan",
+        action="store_true",
+        help="leave out what has the same answer on CKAN 2.12: see tests/versions.py",
+    )
+    group.addoption("--long", action="store_true", help="run the tests marked long, and no other")
+
+
 # Before pytest's own, which applies ``-m``.
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[Any]) -> None:
-    """Mark each test with its tier, so that ``-m pure`` is what needs nothing."""
+def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
+    """Mark each test with its tier, so that ``-m pure`` is what needs nothing; leave some out."""
     for item in items:
         if not any(item.get_closest_marker(tier) for tier in TIERS):
             item.add_marker(_tier(item))
+    chosen = [item for item in items if _is_chosen(item, config)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+    items[:] = lanes.longest_first(chosen)
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say what was measured, and how many tests of each tier ran: one that ran none shows."""
-    for report in terminalreporter.stats.get("passed", ()):
-        for name, figure in report.user_properties:
-            if name == "figure" and report.when == "call":
-                terminalreporter.write_line(figure)
-    ran = {
-        (report.nodeid, tier)
-        for outcome, reports in terminalreporter.stats.items()
-        if outcome != "deselected"
-        for report in reports
-        for tier in TIERS
-        if tier in getattr(report, "keywords", ())
-    }
-    count = Counter(tier for _nodeid, tier in ran)
-    terminalreporter.write_line(", ".join(f"{tier}: {count[tier]}" for tier in TIERS))
+def _is_chosen(item: Any, config: Any) -> bool:
+    if config.getoption("long") != (item.get_closest_marker("long") is not None):
+        return False
+    if not config.getoption("of_this_ckan"):
+        return True
+    row = versions.row_of(item.nodeid.removeprefix(lanes.FOLDER))
+    return any(tk.check_ckan_version(f"{ckan}.0", f"{ckan}.999") for ckan in row.ckans)
 
 
 def _tier(item: Any) -> str:
     if item.path.name in ("test_path.py", "test_web_form.py"):
         return "acceptance"
-    return "database" if "webhooks_db" in item.fixturenames else "pure"
+    needs_ckan = {"webhooks_db", "ckan_config"} & set(item.fixturenames)
+    return "database" if needs_ckan or item.get_closest_marker("ckan_config") else "pure"

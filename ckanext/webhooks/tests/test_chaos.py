@@ -16,8 +16,6 @@ from bench.chaos import faults, ledger, schedule
 from bench.chaos.ledger import Delivery, Disturbance, Event, Mark, Receipt, Subscriber
 from bench.chaos.schedule import FAULTS
 
-from .newest import on_the_newest_ckan
-
 ROOT = Path(__file__).parents[3]
 
 SYSADMIN = Subscriber("of-sysadmin", "*", None)
@@ -269,24 +267,40 @@ def run(*options):
 
 
 @pytest.mark.acceptance
-def test_nothing_is_lost_where_a_worker_redis_and_connections_break(say):
-    faults = "worker-killed,redis-killed,receiver-cut"
-    code, printed = run("--seed", "1", "--minutes", "0.3", "--faults", faults)
+@pytest.mark.parametrize(
+    ("faults", "minutes"),
+    [
+        ("receiver-cut", 0.05),
+        pytest.param("worker-killed,redis-killed,receiver-cut", 0.3, marks=pytest.mark.long),
+        pytest.param(",".join(FAULTS), 5, marks=pytest.mark.long),
+    ],
+)
+def test_nothing_is_lost_whatever_breaks(faults, minutes):
+    code, printed = run("--seed", "1", "--minutes", str(minutes), "--faults", faults)
     assert code == 0, printed
     assert "the books balance" in printed
 
 
 @pytest.mark.acceptance
-@on_the_newest_ckan
 @pytest.mark.parametrize(
     ("plant", "faults", "finding"),
     [
         # What one sends is sent meanwhile by the other.
         ("lease-off", "receiver-slow", "FAILED: arrived twice without an explanation"),
         # What could not be captured, and could not be reported either, nobody looks for.
-        ("sweep-off", "tables-locked,redis-silent", "FAILED: lost: committed, and no event"),
+        pytest.param(
+            "sweep-off",
+            "tables-locked,redis-silent",
+            "FAILED: lost: committed, and no event",
+            marks=pytest.mark.long,
+        ),
         # A web process that missed Redis sends no nudge for half a minute.
-        ("nudge-only", "redis-killed", "FAILED: redis-killed: first delivery after"),
+        pytest.param(
+            "nudge-only",
+            "redis-killed",
+            "FAILED: redis-killed: first delivery after",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_safeguard_that_is_missing_is_found(say, plant, faults, finding):

@@ -13,6 +13,9 @@ from .. import config, encryption
 from ..deliver import addresses
 
 DECLARATION = yaml.safe_load((Path(config.__file__).parent / "config_declaration.yaml").read_text())
+# CKAN's configuration is loaded with CKAN.
+pytestmark = pytest.mark.database
+
 OPTIONS = {option["key"]: option for group in DECLARATION["groups"] for option in group["options"]}
 KEYS = [Fernet.generate_key().decode() for _ in range(2)]
 

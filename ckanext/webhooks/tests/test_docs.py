@@ -39,10 +39,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site
 
 
+@pytest.mark.acceptance
 def test_the_site_is_built_without_a_warning(built):
     assert (built / "index.html").exists()
 
 
+@pytest.mark.acceptance
 def test_a_built_page_takes_nothing_from_another_server(built):
     fetched: set[str] = set()
 

@@ -33,6 +33,7 @@ def written(language: str) -> Path:
     return FOLDER / language / "LC_MESSAGES" / f"{DOMAIN}.po"
 
 
+@pytest.mark.acceptance
 def test_the_template_has_what_the_sources_say(tmp_path):
     found = tmp_path / "found.pot"
     command = [

@@ -21,6 +21,8 @@ import pytest
 from .receiver import Receiver
 from .site import Site
 
+pytestmark = pytest.mark.acceptance
+
 ROOT = Path(__file__).parents[3]
 PACKAGE = "ckanext/webhooks"
 NEEDED = {

@@ -14,8 +14,6 @@ from bench.soak.figures import TABLES, Figures, Part, Table
 from bench.soak.run import WEBHOOKS, Told
 from bench.stand import Arrival
 
-from .newest import on_the_newest_ckan
-
 ROOT = Path(__file__).parents[3]
 
 
@@ -81,11 +79,11 @@ def test_an_event_is_known_until_all_webhooks_were_told():
 
 
 @pytest.mark.acceptance
-@on_the_newest_ckan
-def test_a_short_run_gives_figures_a_picture_and_a_verdict(tmp_path):
+@pytest.mark.parametrize("minutes", [0.05, pytest.param(0.5, marks=pytest.mark.long)])
+def test_a_short_run_gives_figures_a_picture_and_a_verdict(tmp_path, minutes):
     command = [sys.executable, "-W", "ignore", "-m", "bench.soak", str(tmp_path)]
     run = subprocess.run(
-        [*command, "--minutes", "0.5"], cwd=ROOT, capture_output=True, text=True, check=False
+        [*command, "--minutes", str(minutes)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stdout + run.stderr
     written = json.loads((tmp_path / "soak.json").read_text())

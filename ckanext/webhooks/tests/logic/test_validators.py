@@ -92,6 +92,7 @@ def test_anything_else_is_no_list_of_topics(value, refused):
     assert "topic" in refused(validators.topic_list, value).lower()
 
 
+@pytest.mark.database  # it reads CKAN's configuration
 @NETWORKS
 @pytest.mark.parametrize(
     "value",
@@ -106,6 +107,7 @@ def test_an_address_may_be_called(value):
     assert validators.address(value) == value.strip()
 
 
+@pytest.mark.database  # it reads CKAN's configuration
 @NETWORKS
 @pytest.mark.parametrize(
     ("value", "wrong"),
