@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,12 +35,14 @@ _NOBODY = frozenset[str]()
 class Owner:
     """A user who owns webhooks.
 
-    :param labels: permission labels; none for a user who is no longer active
+    :param labels: permission labels; none for a user who is no longer active;
+        None where they could not be read, which is not the same: nothing may
+        be concluded from it
     :param exists: the user is there and active
     :param may_subscribe: the user meets ``minimum_auth``
     """
 
-    labels: OwnerLabels
+    labels: OwnerLabels | None
     exists: bool
     may_subscribe: bool
 
@@ -100,11 +102,11 @@ def _meeting_minimum_auth(user_ids: Collection[str]) -> set[str]:
     return {row.user_id for row in _rows(_MEMBERS, user_ids, capacities=capacities)}
 
 
-def _labels(user_ids: Collection[str]) -> dict[str, frozenset[str]]:
+def _labels(user_ids: Collection[str]) -> Mapping[str, frozenset[str] | None]:
     plugin = lib_plugins.get_permission_labels()
     if _is_ckans_own(plugin):
         return _labels_of_all(user_ids)
-    return {user_id: _labels_of_one(plugin, user_id) for user_id in user_ids}
+    return _labels_of_each(plugin, user_ids)
 
 
 def _is_ckans_own(labels: Any) -> bool:
@@ -144,19 +146,50 @@ def _labels_of_all(user_ids: Collection[str]) -> dict[str, frozenset[str]]:
     return {user_id: frozenset(labels) for user_id, labels in found.items()}
 
 
+def _labels_of_each(plugin: Any, user_ids: Collection[str]) -> dict[str, frozenset[str] | None]:
+    """Ask a plugin; one user's labels that cannot be read keep no other waiting."""
+    found: dict[str, frozenset[str] | None] = {}
+    errors: dict[str, Exception] = {}
+    for user_id in user_ids:
+        try:
+            found[user_id] = _labels_of_one(plugin, user_id)
+        except Exception as error:
+            found[user_id], errors[user_id] = None, error
+    if errors:
+        _log_unknown(errors)
+    return found
+
+
 def _labels_of_one(plugin: Any, user_id: str) -> frozenset[str]:
+    # An error of the database would end the transaction for all that is read after it.
+    savepoint = model.Session.connection().begin_nested()
     try:
-        user = model.Session.get(model.User, user_id)
-        return frozenset(plugin.get_user_dataset_labels(user))
+        labels = frozenset(plugin.get_user_dataset_labels(model.Session.get(model.User, user_id)))
     except Exception:
-        # One user's labels that cannot be had must not keep all others waiting.
-        log.exception(
-            "webhooks [%s]: the permission labels of user %s cannot be had, so nothing is told to"
-            " this user. Look at the plugin that implements IPermissionLabels.",
-            uuid.uuid4(),
-            user_id,
-        )
-        return _NOBODY
+        _end(savepoint.rollback, savepoint)
+        raise
+    _end(savepoint.commit, savepoint)
+    return labels
+
+
+def _end(ending: Callable[[], None], savepoint: Any) -> None:
+    # A plugin may have ended the whole transaction.
+    if savepoint.is_active:
+        ending()
+
+
+def _log_unknown(errors: Mapping[str, Exception]) -> None:
+    """Say it once for all of them: a directory that is away is away for each."""
+    user_id, error = next(iter(errors.items()))
+    log.error(
+        "webhooks [%s]: the permission labels of %d users cannot be read, of %s for example."
+        " Until they can be, nothing is told to these, and nothing is taken back from them."
+        " Look at the plugin that implements IPermissionLabels.",
+        uuid.uuid4(),
+        len(errors),
+        user_id,
+        exc_info=error,
+    )
 
 
 def _rows(query: Any, user_ids: Collection[str], **parameters: Any) -> list[Any]:

@@ -177,7 +177,7 @@ class _Drive:
         """Decide what of each delivery may still be sent, and start that."""
         standing = owners.standing({d.user_id for d in claimed.deliveries if d.user_id})
         entities: dict[tuple[str, bool], str] = {}
-        decided: dict[tuple[str, str, str], Sending] = {}
+        decided: dict[tuple[str, str, str], Sending | None] = {}
         cancelled: dict[int, str] = {}
         unsure: list[Due] = []
         late: list[Due] = []
@@ -191,12 +191,11 @@ class _Drive:
                 continue
             # One owner's webhooks are told the same.
             key = (delivery.event_id, delivery.topic, delivery.user_id)
-            what = decided.get(key)
+            if key not in decided:
+                decided[key] = _may_send(delivery, event, standing[delivery.user_id].labels)
+            what = decided[key]
             if what is None:
-                labels = standing[delivery.user_id].labels
-                what = decided[key] = (
-                    Sending.CONTENT if event is None else _sending(delivery, event, labels)
-                )
+                continue  # the lease keeps it waiting until it is known
             if what is Sending.NOTHING:
                 unsure.append(delivery)
             elif claimed.is_over():
@@ -324,6 +323,13 @@ def _log_late(count: int, lease: float) -> None:
         count,
         lease,
     )
+
+
+def _may_send(delivery: Due, event: Logged | None, labels: OwnerLabels | None) -> Sending | None:
+    """Say what of a delivery may be sent now, None where that is not known."""
+    if event is None:  # a ping, which says nothing of any dataset
+        return Sending.CONTENT
+    return None if labels is None else _sending(delivery, event, labels)
 
 
 def _sending(delivery: Due, event: Logged, labels: OwnerLabels) -> Sending:

@@ -105,6 +105,9 @@ def notice(connection: Connection, all_told: bool) -> Serving:
     been mended first, in order to be shown. So while something waits to be told,
     rights are taken alone, and given when everything is told.
 
+    Whose labels cannot be read is told under those of before: whether that may be
+    sent is asked again then.
+
     :param all_told: nothing waits
     """
     rows = connection.execute(_OWNERS).all()
@@ -124,11 +127,17 @@ def notice(connection: Connection, all_told: bool) -> Serving:
     changed = [
         user_id
         for user_id, owner in standing.items()
-        if user_id not in moving and served.get(user_id) != owner.labels
+        if user_id not in moving
+        and owner.labels is not None
+        and served.get(user_id) != owner.labels
     ]
     # Another worker may have asked CKAN later than this one.
     owners.forget(changed)
-    now = {user_id: owner.labels for user_id, owner in owners.standing(changed).items()}
+    now = {
+        user_id: owner.labels
+        for user_id, owner in owners.standing(changed).items()
+        if owner.labels is not None
+    }
     stand = {id_: labels for id_, labels in now.items() if id_ not in served}
     move = {id_: labels for id_, labels in now.items() if id_ in served}
     given = move if all_told else {id_: common(served[id_], move[id_]) for id_ in move}

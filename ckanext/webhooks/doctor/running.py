@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from .. import queue
+from .. import owners, queue
 from ..model import transaction
 from .finding import Finding, Level
 
@@ -114,6 +114,24 @@ def check_endpoints() -> Iterator[Finding]:
         yield Finding(Level.GOOD, "endpoints: none fails")
 
 
+def check_rights() -> Iterator[Finding]:
+    """Whose labels cannot be read is told nothing until they can be."""
+    with transaction() as connection:
+        user_ids = connection.execute(_OWNERS).scalars().all()
+    standing = owners.standing(user_ids)
+    unknown = [user_id for user_id, owner in standing.items() if owner.labels is None]
+    if unknown:
+        yield Finding(
+            Level.WRONG,
+            f"rights: what {len(unknown)} owners may see cannot be read, of {unknown[0]} for"
+            " example; until it can be, they are told nothing",
+            "look at the plugin that implements IPermissionLabels: this extension's log has its"
+            " error",
+        )
+    else:
+        yield Finding(Level.GOOD, f"rights: of {len(standing)} owners they can be read")
+
+
 def check_clock() -> Iterator[Finding]:
     """Every time is PostgreSQL's; a receiver compares that of the signature with its own."""
     before = time.time()
@@ -132,7 +150,14 @@ def check_clock() -> Iterator[Finding]:
         yield Finding(Level.GOOD, "clock: this machine and PostgreSQL agree")
 
 
-CHECKS = (check_broker, check_worker, check_missed, check_endpoints, check_clock)
+CHECKS = (
+    check_broker,
+    check_worker,
+    check_missed,
+    check_rights,
+    check_endpoints,
+    check_clock,
+)
 _WAITING = sa.text(
     """
     SELECT coalesce(extract(epoch FROM clock_timestamp() - least(
@@ -150,6 +175,7 @@ _MISSED = sa.text(
     WHERE missed_at < clock_timestamp() - :late * interval '1 second'
     """
 )
+_OWNERS = sa.text("SELECT DISTINCT user_id FROM webhooks WHERE state = 'active'")
 _NOW = sa.text("SELECT extract(epoch FROM clock_timestamp())")
 _ILL = sa.text(
     """

@@ -8,12 +8,12 @@ import ckan.plugins.toolkit as tk
 import sqlalchemy as sa
 from ckan import model
 
-from .. import owners, queue
+from .. import queue
 from ..dispatch import replay
 from ..model import Event, Status, Webhook, WebhookState
 from ..phrases import translated
 from ..topics import PING
-from . import find, schema
+from . import find, schema, sight
 from .saving import commit
 
 
@@ -98,7 +98,7 @@ def _replay(context: Any, webhook: Any, data: dict[str, Any]) -> tuple[int, int 
     if data["failed_only"]:
         page = replay.failed(connection, webhook_id, *asked)
     else:
-        labels = owners.standing([webhook.user_id])[webhook.user_id].labels
+        labels = sight.labels_of(webhook.user_id)
         page = replay.events(connection, webhook, labels, *asked)
     count = 0
     for first in range(0, len(page.found), replay.AT_ONCE):

@@ -8,12 +8,12 @@ import ckan.plugins.toolkit as tk
 import sqlalchemy as sa
 from ckan import model
 
-from .. import config, owners, topics
-from ..deliver import logged, message
+from .. import config, topics
+from ..deliver import Logged, logged, message
 from ..model import Delivery, State, Status, Webhook, when
 from ..topics import PING
 from ..visibility import Sending
-from . import attempts, find, schema
+from . import attempts, find, schema, sight
 from .shown import moment
 
 # Rows of one webhook that a page looks at, where only some are wanted: tens of
@@ -189,7 +189,13 @@ def _body(delivery: Any, webhook: Any) -> tuple[str | None, str | None, bool]:
     event = logged(model.Session.connection(), [delivery.event_id]).get(delivery.event_id)
     if event is None:
         return None, tk._("The event is not in the log any more"), False
-    labels = owners.standing([webhook.user_id])[webhook.user_id].labels
+    return _of_event(event, delivery, webhook)
+
+
+def _of_event(event: Logged, delivery: Any, webhook: Any) -> tuple[str | None, str | None, bool]:
+    labels = sight.labels_if_known(webhook.user_id)
+    if labels is None:
+        return None, tk._("What its receiver may see cannot be read at the moment"), False
     what = event.sending(delivery.topic.split("/")[1], labels)
     if what is Sending.NOTHING:
         note = tk._("What it said has been purged since, or its receiver may not see it any more")

@@ -9,10 +9,10 @@ import ckan.plugins.toolkit as tk
 import sqlalchemy as sa
 from ckan import model
 
-from .. import owners, topics
+from .. import topics
 from ..deliver import Logged, logged, message
 from ..visibility import ALL, OwnerLabels, Sending, may_see, told
-from . import schema
+from . import schema, sight
 
 # Events whose content is read at once, and bytes of content after which a page
 # ends early: both bound what one request holds in memory.
@@ -51,7 +51,7 @@ def webhook_event_list(context: Any, data_dict: dict[str, Any]) -> dict[str, Any
     user = model.User.get(context["user"])
     if user is None:  # auth was ignored, and what may be seen depends on who asks
         raise tk.NotAuthorized(tk._("The feed is somebody's: log in, or send an API token"))
-    labels = owners.standing([user.id])[user.id].labels
+    labels = sight.labels_of(user.id)
     connection = model.Session.connection()
     found = connection.execute(
         _FOUND,

@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from .. import owners, queue
 from ..model import BY_A_PERSON, Circuit, Webhook, WebhookState, pending_of
 from ..visibility import stored_labels
-from . import verification
+from . import sight, verification
 
 
 def make_active(webhook: Any) -> None:
@@ -61,7 +61,7 @@ def _begin_to_serve(user_id: str) -> None:
     What was in sight before is not told as new.
     """
     owners.forget([user_id])
-    labels = stored_labels(owners.standing([user_id])[user_id].labels)
+    labels = stored_labels(sight.labels_of(user_id))
     model.Session.execute(_BEGIN_TO_SERVE, {"user_id": user_id, "labels": labels})
 
 

@@ -13,10 +13,12 @@ import ckan.plugins as p
 import ckan.plugins.toolkit as tk
 import pytest
 from ckan import model
+from ckan.lib import plugins as lib_plugins
 from ckan.tests import factories
 from passlib.hash import pbkdf2_sha512
 
 from . import lanes, tables, versions
+from .directory import Directory
 from .lanes import pytest_xdist_make_scheduler
 from .receiver import Receiver
 from .report import TIERS, pytest_fixture_setup, pytest_terminal_summary
@@ -75,6 +77,14 @@ def user() -> Any:
 def receiver() -> Iterator[Receiver]:
     with Receiver() as started:
         yield started
+
+
+@pytest.fixture
+def directory(monkeypatch: pytest.MonkeyPatch) -> Directory:
+    """A directory that says which labels a user has, in the place of a plugin that asks one."""
+    found = Directory()
+    monkeypatch.setattr(lib_plugins, "get_permission_labels", lambda: found)
+    return found
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import ckan.plugins.toolkit as tk
 import pytest
 from ckan.tests import factories
 
-from .. import doctor, queue, tasks
+from .. import doctor, owners, queue, tasks
 from ..cli import webhooks
 from ..doctor import Level, findings, installed, running
 from .callers import create, execute
@@ -190,3 +190,14 @@ def test_an_extension_that_changes_package_show_is_named(monkeypatch):
     assert "redacting" in of("content").what
     monkeypatch.setitem(tk.config, "ckanext.webhooks.entity", "stub")
     assert not [f for f in findings() if f.what.startswith("content")]
+
+
+def test_owners_whose_labels_cannot_be_read_are_counted(directory):
+    user = factories.User()
+    create(user)
+    assert of("rights") == doctor.Finding(Level.GOOD, "rights: of 1 owners they can be read")
+    directory.away_for = {user["id"]}
+    owners.forget()
+    assert of("rights").level is Level.WRONG
+    assert "what 1 owners may see cannot be read" in of("rights").what
+    assert "IPermissionLabels" in of("rights").advice

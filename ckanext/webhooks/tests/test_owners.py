@@ -246,6 +246,21 @@ def test_a_plugin_that_replaces_the_labels_is_asked():
     assert f"admin-{organization['id']}" in read(user["id"]).labels
 
 
+def test_labels_that_cannot_be_read_are_unknown_and_nobody_elses(directory, caplog):
+    users = [factories.User()["id"] for _ in range(3)]
+    directory.away_for = {users[0], users[1]}
+    owners.forget()
+    found = owners.standing(users)
+    unknown = owners.Owner(None, exists=True, may_subscribe=True)
+    assert [found[id_] for id_ in users[:2]] == [unknown] * 2
+    assert found[users[2]].labels == {"public", f"creator-{users[2]}"}
+    (line,) = [r for r in caplog.records if r.name == "ckanext.webhooks.owners"]
+    assert "permission labels of 2 users cannot be read" in line.getMessage()
+    assert "the_directory_is_away" in str(line.exc_info)
+    directory.away_for.clear()
+    assert read(users[0]).labels == {"public", f"creator-{users[0]}"}
+
+
 @pytest.mark.parametrize("method", ["get_actions", "get_auth_functions"])
 @pytest.mark.parametrize(
     "name", ["organization_list_for_user", "package_collaborator_list_for_user"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import sqlalchemy as sa
 from ckan import model
 from ckan.tests import factories
 from ckan.tests.helpers import call_action
 
 from ... import owners, sweep, tasks
 from ...dispatch import move_on, notice_rights, rights
+from ...model import Delivery, Webhook, ping_row, transaction
 from ..callers import execute, join, leave
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
@@ -24,7 +26,9 @@ def organization():
 
 def subscribe(receiver, user, **kwargs) -> str:
     context = {"user": user["name"], "ignore_auth": False}
-    return call_action("webhook_create", context, topic="*", address=receiver.url, **kwargs)
+    return call_action(
+        "webhook_create", context, **{"topic": "*", "address": receiver.url, **kwargs}
+    )
 
 
 def private(organization, **kwargs) -> dict:
@@ -196,6 +200,66 @@ def test_a_right_that_comes_back_unnoticed_loses_nothing(receiver, user, organiz
     join(organization, user)
     make_due()
     assert topics(told(receiver)) == CREATED
+
+
+def test_what_cannot_be_read_takes_nothing_back(receiver, user, organization, directory):
+    """Unknown is not no: what waits is told when it is known, and once."""
+    join(organization, user)
+    subscribe(receiver, user)
+    dataset = private(organization, title="Known")
+    told(receiver)
+    directory.away_for = {user["id"]}
+    call_action("package_patch", id=dataset["id"], title="Meanwhile")
+    for _ in range(2):
+        owners.forget()
+        make_due()
+        assert told(receiver) == []
+    assert execute("SELECT FROM webhooks_delivery WHERE status = 'cancelled'") == []
+    directory.away_for.clear()
+    owners.forget()
+    make_due()
+    bodies = told(receiver)
+    assert topics(bodies) == ["dataset/update"]
+    assert bodies[0]["entity"]["title"] == "Meanwhile"
+
+
+def test_a_right_lost_while_nothing_can_be_read_is_taken_back_afterwards(
+    receiver, user, organization, directory
+):
+    join(organization, user)
+    subscribe(receiver, user)
+    dataset = private(organization)
+    told(receiver)
+    directory.away_for = {user["id"]}
+    call_action("package_patch", id=dataset["id"], title="Not for who left")
+    leave(organization, user)
+    assert told(receiver) == []
+    directory.away_for.clear()
+    owners.forget()
+    make_due()
+    bodies = told(receiver)
+    assert topics(bodies) == DELETED
+    assert "Not for who left" not in str(bodies)
+
+
+def test_others_are_told_while_one_owners_labels_cannot_be_read(receiver, user, directory):
+    subscribe(receiver, user, topic="dataset/create")
+    mine = subscribe(receiver, factories.User(), topic="dataset/create")
+    directory.away_for = {user["id"]}
+    owners.forget()
+    factories.Dataset()
+    assert [body["webhook_id"] for body in told(receiver)] == [mine]
+
+
+def test_a_ping_says_nothing_of_datasets_and_is_sent_whatever_may_be_read(
+    receiver, user, directory
+):
+    hook = subscribe(receiver, user)
+    directory.away_for = {user["id"]}
+    owners.forget()
+    with transaction() as connection:
+        connection.execute(sa.insert(Delivery.__table__).values(ping_row(Webhook.get(hook))))
+    assert topics(told(receiver)) == ["ping"]
 
 
 def test_what_an_owner_was_served_is_forgotten_with_the_last_active_webhook(receiver, user):

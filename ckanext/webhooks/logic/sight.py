@@ -1,0 +1,26 @@
+"""What somebody may see, for those who ask for something of it."""
+
+from __future__ import annotations
+
+import ckan.plugins.toolkit as tk
+
+from .. import owners
+from ..visibility import OwnerLabels
+
+
+def labels_of(user_id: str) -> OwnerLabels:
+    """Give a user's permission labels.
+
+    :raises ValidationError: they cannot be read, and an answer that takes them
+        for none would be taken for the truth
+    """
+    labels = labels_if_known(user_id)
+    if labels is None:
+        why = tk._("What may be seen cannot be read at the moment: ask again later")
+        raise tk.ValidationError({"user": [why]})
+    return labels
+
+
+def labels_if_known(user_id: str) -> OwnerLabels | None:
+    """Do so, or give None where they cannot be read."""
+    return owners.standing([user_id])[user_id].labels
