@@ -1,9 +1,10 @@
 """What the owners of webhooks may see and do: CKAN's own answers, by user id.
 
 Asking CKAN costs several queries an owner. Where no plugin has a say in the
-answer, it is read for all owners at once by the same rules; and an answer is
-kept for :data:`FRESH_FOR` seconds and no longer: a membership that was taken
-away must show in what is sent.
+answer, it is read for all owners at once by the same rules; and in a worker
+an answer is kept for :data:`FRESH_FOR` seconds and no longer: a membership
+that was taken away must show in what is sent. Who asks for something in the
+web process gets what that person may see at that moment.
 """
 
 from __future__ import annotations
@@ -61,6 +62,12 @@ def standing(user_ids: Iterable[str]) -> dict[str, Owner]:
     read = _read(wanted - known.keys())
     _cache.update({id_: (now, owner) for id_, owner in read.items()})
     return {**known, **read}
+
+
+def standing_now(user_ids: Collection[str]) -> dict[str, Owner]:
+    """Give each user's rights as they are at this moment."""
+    forget(user_ids)
+    return standing(user_ids)
 
 
 def forget(user_ids: Iterable[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What somebody may see, for those who ask for something of it."""
+"""What somebody may see at the moment of asking."""
 
 from __future__ import annotations
 
@@ -23,4 +23,4 @@ def labels_of(user_id: str) -> OwnerLabels:
 
 def labels_if_known(user_id: str) -> OwnerLabels | None:
     """Do so, or give None where they cannot be read."""
-    return owners.standing([user_id])[user_id].labels
+    return owners.standing_now([user_id])[user_id].labels

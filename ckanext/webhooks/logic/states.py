@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from ckan import model
 from sqlalchemy.dialects.postgresql import JSONB
 
-from .. import owners, queue
+from .. import queue
 from ..model import BY_A_PERSON, Circuit, Webhook, WebhookState, pending_of
 from ..visibility import stored_labels
 from . import sight, verification
@@ -60,7 +60,6 @@ def _begin_to_serve(user_id: str) -> None:
 
     What was in sight before is not told as new.
     """
-    owners.forget([user_id])
     labels = stored_labels(sight.labels_of(user_id))
     model.Session.execute(_BEGIN_TO_SERVE, {"user_id": user_id, "labels": labels})
 
