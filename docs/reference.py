@@ -179,6 +179,7 @@ def _tables() -> str:
         model.Attempt,
         model.Served,
         model.Missed,
+        model.Right,
     ):
         said = Said(inspect.getdoc(table) or "")
         meanings = {

@@ -2,9 +2,12 @@
 
 Asking CKAN costs several queries an owner. Where no plugin has a say in the
 answer, it is read for all owners at once by the same rules; and in a worker
-an answer is kept for :data:`FRESH_FOR` seconds and no longer: a membership
-that was taken away must show in what is sent. Who asks for something in the
-web process gets what that person may see at that moment.
+an answer is kept. What moves it inside CKAN is noted by whoever changes it
+(see ``model.right``), and looked at before an answer is used: a membership
+that was taken away shows in the next send. What a plugin takes from elsewhere
+nobody notes, so no answer is kept for longer than :data:`FRESH_FOR` seconds.
+Who asks for something in the web process gets what that person may see at
+that moment.
 """
 
 from __future__ import annotations
@@ -49,18 +52,27 @@ class Owner:
 
 
 _cache: dict[str, tuple[float, Owner]] = {}
+# How often something was forgotten: another thread may be reading what it was then.
+_forgotten = 0
+# The highest number among the changes of rights that this process knows.
+_known_up_to = 0
 
 
 def standing(user_ids: Iterable[str]) -> dict[str, Owner]:
-    """Give each user's rights, at most :data:`FRESH_FOR` seconds old."""
+    """Give each user's rights: as they are inside CKAN, of elsewhere :data:`FRESH_FOR` s old."""
+    wanted = set(user_ids)
+    if not wanted:
+        return {}
+    _forget_what_changed()
+    forgotten = _forgotten
     now = time.monotonic()
     for user_id, (read_at, _owner) in list(_cache.items()):
         if now - read_at > FRESH_FOR:
             _cache.pop(user_id, None)
-    wanted = set(user_ids)
     known = {id_: owner for id_, (_, owner) in list(_cache.items()) if id_ in wanted}
     read = _read(wanted - known.keys())
-    _cache.update({id_: (now, owner) for id_, owner in read.items()})
+    if forgotten == _forgotten:
+        _cache.update({id_: (now, owner) for id_, owner in read.items()})
     return {**known, **read}
 
 
@@ -70,10 +82,24 @@ def standing_now(user_ids: Collection[str]) -> dict[str, Owner]:
     return standing(user_ids)
 
 
-def forget(user_ids: Iterable[str] | None = None) -> None:
+def forget(user_ids: Collection[str] | None = None) -> None:
     """Forget answers (every one, or those of some users): the next is of that moment."""
+    global _forgotten
+    if user_ids is None or user_ids:
+        _forgotten += 1
     for user_id in list(_cache) if user_ids is None else user_ids:
         _cache.pop(user_id, None)
+
+
+def _forget_what_changed() -> None:
+    """Forget the answers about those of whom a change was noted since this process last looked."""
+    global _known_up_to
+    noted = model.Session.execute(_NOTED, {"known_up_to": _known_up_to}).all()
+    if noted:
+        users = [row.user_id for row in noted]
+        forget(None if None in users else users)
+        # What has no number yet is seen again when it has.
+        _known_up_to = max(_known_up_to, *(row.sequence or 0 for row in noted))
 
 
 def meets_minimum_auth(user: Any) -> bool:
@@ -205,6 +231,9 @@ def _rows(query: Any, user_ids: Collection[str], **parameters: Any) -> list[Any]
     return list(model.Session.execute(query, {"user_ids": list(user_ids), **parameters}).all())
 
 
+_NOTED = sa.text(
+    "SELECT user_id, sequence FROM webhooks_right WHERE sequence IS NULL OR sequence > :known_up_to"
+)
 # By id alone: somebody may be called as another's id.
 _ACTIVE = sa.text(
     """

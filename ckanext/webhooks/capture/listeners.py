@@ -21,7 +21,7 @@ from sqlalchemy import event
 
 from .. import queue
 from ..model.base import HOW_TO_MIGRATE, gave_up_waiting, is_missing_table
-from . import missed, record, statements, touched
+from . import missed, record, rights, statements, touched
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +137,22 @@ def _as_ckans_own(session: Any) -> Iterator[None]:
 def _record(session: Any) -> None:
     with _as_ckans_own(session):
         _record_each(session)
+    _note_rights(session)
+
+
+def _note_rights(session: Any) -> None:
+    transaction = touched.current(session)
+    if not transaction.users:
+        return
+    try:
+        rights.note(session.connection(), transaction.users)
+    except Exception as error:
+        _log_not_written(
+            f"what {len(transaction.users)} users may see changed, and that was not noted", error
+        )
+    else:
+        transaction.users = set()
+        transaction.wrote = True
 
 
 def _record_each(session: Any) -> None:

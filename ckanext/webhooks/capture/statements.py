@@ -16,7 +16,7 @@ from ckan import model
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.expression import Delete, Update
 
-from . import touched
+from . import rights, touched
 
 # The column by which the rows of a table belong to a dataset. CKAN 2.12 has no
 # table of extras.
@@ -42,10 +42,11 @@ def is_heard(statement: Any) -> bool:
 
 
 def note(session: Any, statement: Any, parameters: Any) -> None:
-    """Note the datasets that a statement is about to change.
+    """Note the datasets that a statement is about to change, and whose rights.
 
     :param parameters: those it is executed with, if any
     """
+    _note_users(session, statement, parameters)
     dataset_id = _DATASET_ID.get(statement.table.name)
     if dataset_id is None or _tells_nothing(statement, parameters):
         return
@@ -63,13 +64,30 @@ def note(session: Any, statement: Any, parameters: Any) -> None:
             dataset.note_resource(row["id"], operation)
 
 
+def _note_users(session: Any, statement: Any, parameters: Any) -> None:
+    """Note whose labels a statement may move, and rather everybody's than too few."""
+    name = statement.table.name
+    if name in rights.COUNTS:
+        keys = _set_by(statement, parameters)
+        if keys is None or keys & rights.COUNTS[name]:
+            touched.current(session).users.add(rights.EVERYBODY)
+    elif name in ("package_member", "member"):
+        touched.current(session).users.add(rights.EVERYBODY)
+
+
 def _tells_nothing(statement: Any, parameters: Any) -> bool:
+    keys = _set_by(statement, parameters)
+    return keys is not None and keys <= _TELLS_NOTHING
+
+
+def _set_by(statement: Any, parameters: Any) -> set[str] | None:
+    """Name the columns that an UPDATE sets; None where that is not known, or all."""
     # SQLAlchemy has no public name for what an UPDATE sets; where it keeps it
     # elsewhere one day, the statement counts as one that sets anything.
     values = getattr(statement, "_values", None)
     if not values or parameters:
-        return False
-    return {getattr(column, "key", column) for column in values} <= _TELLS_NOTHING
+        return None
+    return {getattr(column, "key", column) for column in values}
 
 
 def _affected(

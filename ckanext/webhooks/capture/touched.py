@@ -17,6 +17,8 @@ from typing import Any
 import sqlalchemy as sa
 from ckan import model
 
+from . import rights
+
 _KEY = "ckanext.webhooks"
 
 
@@ -83,6 +85,7 @@ class Transaction:
     :ivar noted: of what earlier ones could not note, what is noted here: ids, each with a
         time
     :ivar unnoted: ids of datasets that were missed here, and could not be noted
+    :ivar users: those whose labels may be others since; see ``rights``
     """
 
     datasets: dict[str, Touched] = field(default_factory=dict)
@@ -90,6 +93,7 @@ class Transaction:
     wrote: bool = False
     noted: set[tuple[str, float]] = field(default_factory=set)
     unnoted: set[str] = field(default_factory=set)
+    users: set[str | None] = field(default_factory=set)
 
     def dataset(self, id_: str) -> Touched:
         return self.datasets.setdefault(id_, Touched())
@@ -117,17 +121,19 @@ def distrust_memory(session: Any) -> None:
 
 
 def note_flush(session: Any) -> None:
-    """Note the datasets of everything that is about to be flushed."""
+    """Note the datasets of everything that is about to be flushed, and whose rights it is about."""
     for instance in session.new:
         _note(session, instance, "created")
     for instance in session.deleted:
         _note(session, instance, "deleted")
     for instance in session.dirty:
-        if _datasets_of(instance) and session.is_modified(instance):
+        concerns = _datasets_of(instance) or isinstance(instance, rights.MOVING)
+        if concerns and session.is_modified(instance):
             _note(session, instance, "updated")
 
 
 def _note(session: Any, instance: Any, operation: str) -> None:
+    current(session).users |= rights.users_of(instance, operation)
     for dataset_id in _datasets_of(instance):
         touched = current(session).dataset(dataset_id)
         if touched.built is not None and not _is_shown(instance, touched.built.dataset):

@@ -58,19 +58,20 @@ class Serving:
 
 def notice_rights() -> None:
     """Begin to move the owners whose labels are not those they were told under."""
-    with (
-        connected() as connection,
-        in_transaction(connection, _IS_WAITING_UNDER_LOCK) as [(is_waiting,)],
-    ):
-        notice(connection, not is_waiting)
+    with connected() as connection, in_transaction(connection, _NUMBER_UNDER_LOCK):
+        notice(connection, is_all_told(connection))
 
 
 def move_on() -> int:
-    """Move one owner by a page of datasets.
+    """Begin the moves that were noted, and move one owner by a page of datasets.
 
     :returns: how many moves are under way; 0 when there is nothing to do
     """
     with connected() as connection:
+        if connection.execute(_IS_NOTED).scalar_one():
+            with in_transaction(connection, _NUMBER_UNDER_LOCK) as noted:
+                if any(row.has_webhooks for row in noted):
+                    notice(connection, is_all_told(connection))
         if not _moves(connection.execute(_MOVES)):
             return 0
         with in_transaction(connection, _MOVES_UNDER_LOCK) as rows:
@@ -246,7 +247,19 @@ def _events(seen: Any, move: _Move, now: Any) -> Iterator[Event]:
 
 
 _IS_WAITING = sa.text("SELECT EXISTS (SELECT FROM webhooks_event WHERE sequence IS NULL)")
-_IS_WAITING_UNDER_LOCK = sa.text(f"{BEGIN} {write.LOCK} {_IS_WAITING}")
+# That somebody's rights may have changed, as SQL.
+IS_NOTED = "EXISTS (SELECT FROM webhooks_right WHERE sequence IS NULL)"
+_IS_NOTED = sa.text(f"SELECT {IS_NOTED}")
+# One number for all, higher than that of any event that was told so far.
+_NUMBER_UNDER_LOCK = sa.text(
+    f"""{BEGIN} {write.LOCK}
+    WITH number AS MATERIALIZED (SELECT nextval('webhooks_event_order') AS next WHERE {IS_NOTED})
+    UPDATE webhooks_right r SET sequence = number.next FROM number
+    WHERE r.sequence IS NULL
+    RETURNING r.user_id IS NULL OR EXISTS (
+        SELECT FROM webhooks w WHERE w.user_id = r.user_id AND w.state = 'active') AS has_webhooks
+    """
+)
 _OWNERS = sa.text(
     """
     SELECT user_id, s.labels, s.next_labels

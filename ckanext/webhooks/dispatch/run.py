@@ -27,7 +27,7 @@ class Dispatched:
 
     :param changes: how many captured changes it was of
     :param left: how many are known to wait still
-    :param is_moving: whether somebody's rights have changed
+    :param is_moving: whether somebody's rights have changed, or may have
     """
 
     changes: int
@@ -58,7 +58,8 @@ def dispatch() -> Dispatched | None:
         _blank(connection, [c.dataset_id for c in changes if c.state == State.PURGED])
         if serving.held_back:
             serving = rights.notice(connection, rights.is_all_told(connection))
-        return Dispatched(len(changes), int(changes[0].known) - len(changes), serving.is_moving)
+        is_moving = serving.is_moving or changes[0].is_noted
+        return Dispatched(len(changes), int(changes[0].known) - len(changes), is_moving)
 
 
 _WAITING = sa.text(
@@ -73,7 +74,7 @@ _WAITING = sa.text(
            e.facets_before, e.facets, e.content, e.first_sight, e.origin,
            previous.due_at AS due_before, earlier.captured_at AS bound_at,
            previous.content AS content_before, (SELECT count(*) FROM waiting) AS known,
-           numbers.*
+           {rights.IS_NOTED} AS is_noted, numbers.*
     FROM waiting JOIN webhooks_event e USING (id) CROSS JOIN {write.NUMBERS}
     LEFT JOIN webhooks_event previous
         ON previous.dataset_id = e.dataset_id AND previous.version = e.version - 1

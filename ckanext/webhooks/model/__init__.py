@@ -13,6 +13,7 @@ from .base import (
 from .delivery import STILL_PENDING, Delivery, Status, pending_of, ping_row
 from .event import Event, Origin, State
 from .missed import Missed
+from .right import Right
 from .served import Served
 from .webhook import BY_A_PERSON, UNVERIFIED, Circuit, Format, Webhook, WebhookState
 
@@ -27,6 +28,7 @@ __all__ = [
     "Format",
     "Missed",
     "Origin",
+    "Right",
     "Served",
     "State",
     "Status",

@@ -170,5 +170,5 @@ def missing_tables() -> bool:
     """Tell whether a migration of this extension is still to be run."""
     with transaction() as connection:
         # The table of the newest migration.
-        found = connection.execute(sa.text("SELECT to_regclass('webhooks_missed')"))
+        found = connection.execute(sa.text("SELECT to_regclass('webhooks_right')"))
         return found.scalar_one() is None

@@ -66,6 +66,7 @@ def trim_log() -> int:
 def _pruned() -> Iterator[int]:
     days = config.retention_days()
     yield from _in_batches(_PRUNE_DELIVERIES, days=days)
+    yield from _in_batches(_PRUNE_RIGHTS, days=days)
     yield from _prune_events(days, cut=0)
 
 
@@ -118,6 +119,18 @@ _PRUNE_DELIVERIES = sa.text(
     attempts AS (DELETE FROM webhooks_attempt a USING old WHERE a.delivery_id = old.id),
     deliveries AS (DELETE FROM webhooks_delivery d USING old WHERE d.id = old.id RETURNING 1)
     SELECT count(*) FROM deliveries
+    """
+)
+# What is older is in the log only where it is a dataset's newest.
+_PRUNE_RIGHTS = sa.text(
+    """
+    WITH old AS (
+        SELECT id FROM webhooks_right
+        WHERE noted_at < statement_timestamp() - :days * interval '1 day'
+            AND sequence IS NOT NULL
+        ORDER BY sequence LIMIT :batch FOR UPDATE SKIP LOCKED),
+    gone AS (DELETE FROM webhooks_right r USING old WHERE r.id = old.id RETURNING 1)
+    SELECT count(*) FROM gone
     """
 )
 _PRUNE_EVENTS = sa.text(

@@ -16,6 +16,7 @@ OURS = (
     "webhooks_attempt",
     "webhooks_served",
     "webhooks_missed",
+    "webhooks_right",
 )
 
 

@@ -32,6 +32,7 @@ TABLES = (
     "webhooks_attempt",
     "webhooks_served",
     "webhooks_missed",
+    "webhooks_right",
     "webhooks_alembic_version",
 )
 

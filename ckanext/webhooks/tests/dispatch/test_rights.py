@@ -11,7 +11,7 @@ from ckan.tests.helpers import call_action
 from ... import owners, sweep, tasks
 from ...dispatch import move_on, notice_rights, rights
 from ...model import Delivery, Webhook, ping_row, transaction
-from ..callers import execute, join, leave
+from ..callers import call, execute, join, leave
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 
@@ -75,6 +75,43 @@ def test_who_joins_is_told_of_creates_and_who_leaves_of_deletes(receiver, user, 
         "name": dataset["name"],
         "type": "dataset",
     }
+
+
+@pytest.mark.parametrize("changes_too", [True, False])
+def test_who_left_a_moment_ago_is_told_nothing_more(receiver, user, organization, changes_too):
+    """At once, without the look that a worker takes each minute."""
+    member = {"id": organization["id"], "username": user["name"]}
+    call_action("organization_member_create", role="member", **member)
+    subscribe(receiver, user)
+    dataset = private(organization, title="Inside")
+    tasks.work_once()
+    receiver.clear()
+    call(factories.Sysadmin(), "organization_member_delete", **member)
+    if changes_too:
+        call_action("package_patch", id=dataset["id"], title="Not for who left")
+    tasks.work_once()
+    assert sorted(r.json["topic"] for r in receiver.requests) == DELETED
+    assert b"Not for" not in b"".join(r.body for r in receiver.requests)
+    receiver.clear()
+    call_action("organization_member_create", role="member", **member)
+    tasks.work_once()
+    assert sorted(r.json["topic"] for r in receiver.requests) == CREATED
+
+
+def test_what_is_asked_for_again_after_the_right_is_lost_is_not_sent(receiver, user, organization):
+    member = {"id": organization["id"], "username": user["name"]}
+    call_action("organization_member_create", role="member", **member)
+    hook = subscribe(receiver, user, topic="dataset/create")
+    private(organization, title="Inside")
+    tasks.work_once()
+    assert [r.json["entity"]["title"] for r in receiver.requests] == ["Inside"]
+    receiver.clear()
+    (delivery,) = execute("SELECT id FROM webhooks_delivery")
+    call(factories.Sysadmin(), "organization_member_delete", **member)
+    call(user, "webhook_redeliver", id=delivery.id)
+    call(user, "webhook_replay", id=hook, since="2000-01-01")
+    tasks.work_once()
+    assert receiver.requests == []
 
 
 def test_a_sysadmin_sees_everything_until_it_is_taken_back(receiver, user, organization):
