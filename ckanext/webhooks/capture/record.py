@@ -27,8 +27,9 @@ from .touched import Touched
 # committed when it was had.
 _BEGIN = f"""{bounds.BEGIN}
     SELECT FROM package WHERE id = %(id)s FOR NO KEY UPDATE;
-    SELECT EXISTS (SELECT FROM package WHERE id = %(id)s) AS is_there, e.*
-    FROM (SELECT) always LEFT JOIN (
+    SELECT p.id IS NOT NULL AS is_there, p.state AS row_state, p.private AS row_private,
+           p.owner_org AS row_owner_org, p.creator_user_id AS row_creator, e.*
+    FROM (SELECT) always LEFT JOIN package p ON p.id = %(id)s LEFT JOIN (
         SELECT id, version, state, labels_before, labels, facets, digest, metadata_modified,
                captured_at > now() AS after_we_began,
                transaction_id = txid_current() AND occurred_at = now() AS own
@@ -76,11 +77,13 @@ class _Log:
     """What the log has of a dataset.
 
     :ivar is_there: the dataset's row exists
+    :ivar seen_by: what of that row decides who may see it, see :func:`_seen_by`
     :ivar own: the row that this very transaction wrote, if it did
     :ivar previous: the newest row of an earlier transaction, if there is one
     """
 
     is_there: bool
+    seen_by: tuple[Any, ...]
     own: Any
     previous: Any
 
@@ -106,11 +109,14 @@ def record(session: Any, dataset_id: str, touched: Touched) -> bool:
 def _begin(connection: Connection, dataset_id: str) -> _Log:
     """Bound the time that a save may lose here, lock the dataset, and read the log."""
     rows = connection.exec_driver_sql(_BEGIN, {"id": dataset_id}).all()
-    is_there = rows[0].is_there
+    first = rows[0]
+    seen_by = (first.row_state, first.row_private, first.row_owner_org, first.row_creator)
     rows = [row for row in rows if row.id is not None]
     own = next((row for row in rows if row.own), None)
     earlier = [row for row in rows if not row.own]
-    return _Log(is_there, own, max(earlier, key=lambda row: row.version, default=None))
+    return _Log(
+        first.is_there, seen_by, own, max(earlier, key=lambda row: row.version, default=None)
+    )
 
 
 def _end(connection: Connection, log: _Log, row: dict[str, Any] | None) -> None:
@@ -168,7 +174,11 @@ def _json(value: Any) -> str | None:
 
 def _is_stale(log: _Log, touched: Touched, package: Any) -> bool:
     """Tell whether another transaction wrote this dataset while ours had it in memory."""
-    if package is None or touched.created:
+    if package is None:
+        return False
+    if _seen_by(package) != log.seen_by:
+        return True
+    if touched.created:
         return False
     if log.previous is None or log.previous.labels is None:
         # The log has no time of what happens to a dataset that nobody sees.
@@ -177,6 +187,11 @@ def _is_stale(log: _Log, touched: Touched, package: Any) -> bool:
     loaded, logged = before.get("metadata_modified"), log.previous.metadata_modified
     # CKAN moves the time forward with each edit: ours started from an older one.
     return bool(log.previous.after_we_began or (loaded and logged and loaded < logged))
+
+
+def _seen_by(package: Any) -> tuple[Any, ...]:
+    """Give what the permission labels of a dataset are made of."""
+    return (package.state, package.private, package.owner_org, package.creator_user_id)
 
 
 def _is_excluded(package: Any, touched: Touched) -> bool:

@@ -565,3 +565,21 @@ def test_what_a_savepoint_within_a_savepoint_did_is_not_told_when_both_are_gone(
     assert (told["title"], told["notes"], told["private"]) == ("c", "b", True)
     assert [r["url"] for r in told["resources"]] == ["http://example.com/a"]
     assert "public" not in row.labels
+
+
+def test_who_may_see_it_is_the_rows_whatever_a_session_has_in_memory():
+    """A session of long standing edits what another process moved to another organization."""
+    first, second = factories.Organization(), factories.Organization()
+    dataset = factories.Dataset(owner_org=first["id"], private=True)
+    session = model.meta.create_local_session()
+    package = session.get(model.Package, dataset["id"])
+    session.commit()
+    call_action("package_owner_org_update", id=dataset["id"], organization_id=second["id"])
+    assert package.owner_org == first["id"]
+    package.title = "Edited"
+    session.commit()
+    session.close()
+    newest = log_rows(dataset["id"])[-1]
+    assert newest.labels == [f"member-{second['id']}"]
+    content = json.loads(newest.content)
+    assert (content["owner_org"], content["title"]) == (second["id"], "Edited")
