@@ -120,10 +120,21 @@ _ROWS_OF = """
     SELECT id FROM own
     UNION SELECT e.id FROM own JOIN webhooks_event e ON e.source_id = own.id
 """
+
+
+def _without_tags(facets: str) -> str:
+    # It may be NULL, and JSON's null.
+    return f"""CASE WHEN {facets} ? 'tag' THEN {facets} || '{{"tag": []}}' ELSE {facets} END"""
+
+
+# What it was called stays: without that, nobody could be told what is gone.
 _BLANK_CONTENT = sa.text(
     f"""
-    UPDATE webhooks_event SET content = NULL
-    WHERE id = ANY(ARRAY({_ROWS_OF})) AND content IS NOT NULL
+    UPDATE webhooks_event
+    SET content = NULL, facets = {_without_tags("facets")},
+        facets_before = {_without_tags("facets_before")}
+    WHERE id = ANY(ARRAY({_ROWS_OF})) AND (
+        content IS NOT NULL OR facets -> 'tag' <> '[]' OR facets_before -> 'tag' <> '[]')
     """
 )
 _BLANK_ANSWERS = sa.text(

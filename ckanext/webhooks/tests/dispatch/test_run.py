@@ -122,6 +122,19 @@ def test_deleting_restoring_and_purging(public):
     assert told(public) == DELETED
 
 
+def test_of_a_purged_dataset_neither_content_nor_tags_are_kept():
+    tagged = subscribe(factories.User(), filters={"tag": "patient zero"})
+    dataset = factories.Dataset(resources=RESOURCES, tags=[{"name": "patient zero"}])
+    call_action("package_patch", sysadmin(), id=dataset["id"], tags=[{"name": "patient one"}])
+    call_action("package_patch", sysadmin(), id=dataset["id"], tags=[{"name": "patient zero"}])
+    told(tagged)
+    call_action("dataset_purge", sysadmin(), id=dataset["id"])
+    assert told(tagged) == DELETED, "the filters are matched first"
+    model.Session.commit()
+    rows = model.Session.execute(sa.text("SELECT * FROM webhooks_event")).all()
+    assert rows and "patient" not in str(rows)
+
+
 def test_each_resource_action_is_told_with_its_dataset(public):
     context = sysadmin()
     dataset = factories.Dataset(resources=RESOURCES[:1])
