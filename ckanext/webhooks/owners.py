@@ -51,6 +51,19 @@ class Owner:
     may_subscribe: bool
 
 
+@dataclass(frozen=True)
+class Since:
+    """Since when a user has had the labels of now.
+
+    :param lasting: labels that the user has had from the start
+    :param sequence: of the others, the number of their last change; events with
+        a higher one are younger. None where that is not known
+    """
+
+    lasting: frozenset[str]
+    sequence: int | None
+
+
 _cache: dict[str, tuple[float, Owner]] = {}
 # How often something was forgotten: another thread may be reading what it was then.
 _forgotten = 0
@@ -89,6 +102,32 @@ def forget(user_ids: Collection[str] | None = None) -> None:
         _forgotten += 1
     for user_id in list(_cache) if user_ids is None else user_ids:
         _cache.pop(user_id, None)
+
+
+def since(user_ids: Collection[str]) -> dict[str, Since]:
+    """Say since when each of some users has had the labels of now."""
+    if not user_ids:
+        return {}
+    plugin = lib_plugins.get_permission_labels()
+    anybodys = frozenset(plugin.get_user_dataset_labels(None))
+    if not _is_ckans_own(plugin):
+        # Of what comes from elsewhere nobody noted when it came.
+        return {user_id: Since(anybodys, None) for user_id in user_ids}
+    changes = {row.user_id: row for row in _rows(_LAST_CHANGES, user_ids)}
+    return {
+        user_id: Since(
+            anybodys | {f"creator-{user_id}"},
+            _last_of([changes[id_] for id_ in (user_id, None) if id_ in changes]),
+        )
+        for user_id in user_ids
+    }
+
+
+def _last_of(changes: Collection[Any]) -> int | None:
+    """Give the number of the last of some changes, None where one has none yet."""
+    if any(change.is_open for change in changes):
+        return None
+    return max((change.sequence for change in changes), default=0)
 
 
 def _forget_what_changed() -> None:
@@ -233,6 +272,14 @@ def _rows(query: Any, user_ids: Collection[str], **parameters: Any) -> list[Any]
 
 _NOTED = sa.text(
     "SELECT user_id, sequence FROM webhooks_right WHERE sequence IS NULL OR sequence > :known_up_to"
+)
+# Of each user, and as NULL of everybody.
+_LAST_CHANGES = sa.text(
+    """
+    SELECT user_id, bool_or(sequence IS NULL) AS is_open, max(sequence) AS sequence
+    FROM webhooks_right WHERE user_id = ANY(CAST(:user_ids AS text[])) OR user_id IS NULL
+    GROUP BY user_id
+    """
 )
 # By id alone: somebody may be called as another's id.
 _ACTIVE = sa.text(

@@ -77,6 +77,7 @@ class Sending(enum.Enum):
 
     CONTENT = "content"  # the entity, as the event has it
     STUB = "stub"  # id, name and type alone: "take it back"
+    MARKER = "marker"  # that it happened, to what; not even what that was called
     NOTHING = "nothing"  # what it says may no longer be published: superseded
 
 
@@ -114,6 +115,30 @@ def sending(
     if still_published and may_see(event_after, owner):
         return Sending.CONTENT
     return Sending.NOTHING
+
+
+def is_given_again(
+    labels: DatasetLabels,
+    lasting: Collection[str],
+    sequence: int,
+    since: int | None,
+    is_newest: bool,
+) -> bool:
+    """Say whether a version's content is for somebody who asks for it after it was told.
+
+    What was written while its reader could not see it may have been replaced in
+    order to be shown. So an old version has content for those alone who could
+    see it when it was the newest; for others it is a :attr:`Sending.MARKER`.
+
+    :param labels: those of the dataset under which the version was published
+    :param lasting: labels that its reader has had from the start
+    :param sequence: the number of the event
+    :param since: that of the last change of what its reader may see, None where
+        that is not known
+    :param is_newest: there is no newer version of the dataset
+    """
+    was_seen_then = may_see(labels, lasting) or (since is not None and sequence > since)
+    return is_newest or was_seen_then
 
 
 def publishable(

@@ -9,8 +9,8 @@ under way, ``coalesce`` what of several states is told.
 ``logged`` reads events, and says what of them may be sent at this moment.
 """
 
-from .logged import Logged, logged
+from .logged import Logged, logged, replaced
 from .loop import deliver_due
 from .transport import engine_name
 
-__all__ = ["Logged", "deliver_due", "engine_name", "logged"]
+__all__ = ["Logged", "deliver_due", "engine_name", "logged", "replaced"]

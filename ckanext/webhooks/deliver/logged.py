@@ -11,7 +11,8 @@ from sqlalchemy.engine import Connection
 
 from .. import config
 from ..model import State
-from ..visibility import OwnerLabels, Sending, publishable, sending
+from ..owners import Since
+from ..visibility import OwnerLabels, Sending, is_given_again, publishable, sending
 
 
 class Seen(NamedTuple):
@@ -53,6 +54,27 @@ class Logged:
         )
         return Sending.STUB if what is Sending.CONTENT and config.entity() != "full" else what
 
+    def sending_again(
+        self, verb: str, labels: OwnerLabels, since: Since, is_replaced: bool
+    ) -> Sending:
+        """Say so where it is asked for after it was told.
+
+        :param since: since when its reader has had these labels
+        :param is_replaced: see :func:`replaced`
+        """
+        what = self.sending(verb, labels)
+        published = publishable(verb == "delete", self.row.labels_before, self.row.labels)
+        if what is not Sending.CONTENT or is_given_again(
+            published, since.lasting, self.row.sequence, since.sequence, not is_replaced
+        ):
+            return what
+        return Sending.MARKER
+
+    def is_told_again(self, delivery: Any) -> bool:
+        """Tell whether a delivery was asked for, rather than written when the event was told."""
+        told_at = self.row.dispatched_at
+        return told_at is not None and bool(delivery.created_at > told_at)
+
 
 def logged(connection: Connection, event_ids: Collection[str]) -> dict[str, Logged]:
     """Read events by their ids; those that are no longer in the log are left out."""
@@ -60,6 +82,13 @@ def logged(connection: Connection, event_ids: Collection[str]) -> dict[str, Logg
         return {}
     events = connection.execute(_EVENTS, {"ids": list(event_ids)}).all()
     return {event.id: Logged(event, _since(event)) for event in events}
+
+
+def replaced(connection: Connection, event_ids: Collection[str]) -> set[str]:
+    """Name those of some events whose content is not what there is now, or was last."""
+    if not event_ids:
+        return set()
+    return set(connection.execute(_REPLACED, {"ids": list(event_ids)}).scalars())
 
 
 def _since(event: Any) -> list[Seen]:
@@ -73,6 +102,7 @@ _EVENTS = sa.text(
     WITH found AS (
         SELECT e.id, e.user_id, e.entity_type, e.entity_id, e.dataset_id, e.state, e.occurred_at,
                e.labels_before, e.labels, e.facets_before, e.facets, e.changed, e.content,
+               e.sequence, e.dispatched_at,
                coalesce(e.version, source.version) AS version, source.content AS source_content
         FROM webhooks_event e LEFT JOIN webhooks_event source ON source.id = e.source_id
         WHERE e.id = ANY(CAST(:ids AS text[]))),
@@ -87,5 +117,29 @@ _EVENTS = sa.text(
         SELECT dataset_id, jsonb_agg(jsonb_build_array(version, state, labels_before, labels))
             AS states
         FROM seen GROUP BY dataset_id) since USING (dataset_id)
+    """
+)
+# A resource is what it was for as long as no newer version of its dataset tells of it;
+# one that was removed is told as the version before had it.
+_REPLACED = sa.text(
+    """
+    WITH asked AS MATERIALIZED (
+        SELECT e.id, e.entity_type, e.entity_id, e.dataset_id, e.content IS NOT NULL AS has_own,
+               coalesce(e.version, source.version) AS version
+        FROM webhooks_event e LEFT JOIN webhooks_event source ON source.id = e.source_id
+        WHERE e.id = ANY(CAST(:ids AS text[]))),
+    newer AS MATERIALIZED (
+        SELECT e.id, e.dataset_id, e.version, e.sequence
+        FROM webhooks_event e
+            JOIN (SELECT dataset_id, min(version) AS version FROM asked GROUP BY dataset_id) oldest
+            ON e.dataset_id = oldest.dataset_id AND e.version > oldest.version)
+    SELECT id FROM asked
+    WHERE (entity_type = 'resource' AND has_own) OR EXISTS (
+        SELECT FROM newer
+        WHERE newer.dataset_id = asked.dataset_id AND newer.version > asked.version
+            AND (asked.entity_type = 'dataset' OR newer.sequence IS NULL OR EXISTS (
+                SELECT FROM webhooks_event r
+                WHERE r.source_id = newer.id AND r.entity_id = asked.entity_id
+                    AND r.origin <> 'rights')))
     """
 )

@@ -12,13 +12,13 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from .. import config, encryption, owners
-from ..model import WebhookState
+from ..model import WebhookState, connected
 from ..topics import PING
 from ..visibility import OwnerLabels, Sending
 from . import message, settle, signing, transport, withheld
@@ -26,7 +26,7 @@ from .attempt import Attempted, Outcome, Request
 from .books import Books
 from .claim import Claimed, claim, told_under
 from .lease import Due
-from .logged import Logged
+from .logged import Logged, replaced
 from .places import Bounds, Place, Places
 
 log = logging.getLogger(__name__)
@@ -176,8 +176,11 @@ class _Drive:
     def _prepare(self, claimed: Claimed) -> None:
         """Decide what of each delivery may still be sent, and start that."""
         standing = owners.standing({d.user_id for d in claimed.deliveries if d.user_id})
-        entities: dict[tuple[str, bool], str] = {}
-        decided: dict[tuple[str, str, str], Sending | None] = {}
+        again = _told_again(claimed)
+        since = owners.since({delivery.user_id for delivery in again})
+        old = _replaced({delivery.event_id for delivery in again})
+        entities: dict[tuple[str, Sending], str] = {}
+        decided: dict[tuple[str, str, str, bool], Sending | None] = {}
         cancelled: dict[int, str] = {}
         unsure: list[Due] = []
         late: list[Due] = []
@@ -190,9 +193,12 @@ class _Drive:
                 cancelled[delivery.id] = reason
                 continue
             # One owner's webhooks are told the same.
-            key = (delivery.event_id, delivery.topic, delivery.user_id)
+            is_again = event is not None and event.is_told_again(delivery)
+            key = (delivery.event_id, delivery.topic, delivery.user_id, is_again)
             if key not in decided:
-                decided[key] = _may_send(delivery, event, standing[delivery.user_id].labels)
+                labels = standing[delivery.user_id].labels
+                asked = (since[delivery.user_id], delivery.event_id in old) if is_again else None
+                decided[key] = _may_send(delivery, event, labels, asked)
             what = decided[key]
             if what is None:
                 continue  # the lease keeps it waiting until it is known
@@ -212,7 +218,11 @@ class _Drive:
             _log_late(len(late), claimed.seconds)
 
     def _send(
-        self, claimed: Claimed, delivery: Due, what: Sending, entities: dict[tuple[str, bool], str]
+        self,
+        claimed: Claimed,
+        delivery: Due,
+        what: Sending,
+        entities: dict[tuple[str, Sending], str],
     ) -> None:
         """Write, sign and start one; one that cannot be written stops no other."""
         sent_at = int(claimed.now())
@@ -247,16 +257,15 @@ class _Drive:
         )
 
     def _body(
-        self, delivery: Due, event: Any, what: Sending, entities: dict[tuple[str, bool], str]
+        self, delivery: Due, event: Any, what: Sending, entities: dict[tuple[str, Sending], str]
     ) -> bytes:
         """Write a body.
 
         :param entities: what was written of the set's entities so far
         """
-        as_stub = what is Sending.STUB
-        key = (event.id, as_stub)
+        key = (event.id, what)
         if key not in entities:
-            entities[key] = message.entity_json(event, as_stub)
+            entities[key] = message.entity_of(event, what)
         facts = message.facts_of(
             event, delivery, delivery.user_id, self.site_url, what, entities[key]
         )
@@ -325,11 +334,40 @@ def _log_late(count: int, lease: float) -> None:
     )
 
 
-def _may_send(delivery: Due, event: Logged | None, labels: OwnerLabels | None) -> Sending | None:
-    """Say what of a delivery may be sent now, None where that is not known."""
+def _told_again(claimed: Claimed) -> list[Due]:
+    """Give the deliveries that were asked for after their events were told."""
+    return [
+        delivery
+        for delivery in claimed.deliveries
+        if (event := claimed.events.get(delivery.event_id)) and event.is_told_again(delivery)
+    ]
+
+
+def _replaced(event_ids: Collection[str]) -> set[str]:
+    if not event_ids:
+        return set()
+    with connected() as connection:
+        return replaced(connection, event_ids)
+
+
+def _may_send(
+    delivery: Due,
+    event: Logged | None,
+    labels: OwnerLabels | None,
+    asked: tuple[owners.Since, bool] | None,
+) -> Sending | None:
+    """Say what of a delivery may be sent now, None where that is not known.
+
+    :param asked: of what is told again, since when its owner has had these labels, and
+        whether there is something newer
+    """
     if event is None:  # a ping, which says nothing of any dataset
         return Sending.CONTENT
-    return None if labels is None else _sending(delivery, event, labels)
+    if labels is None:
+        return None
+    if asked is None:
+        return _sending(delivery, event, labels)
+    return event.sending_again(delivery.topic.split("/")[1], labels, *asked)
 
 
 def _sending(delivery: Due, event: Logged, labels: OwnerLabels) -> Sending:

@@ -65,21 +65,20 @@ def facts_of(
     :param event: as for :func:`entity_json`
     :param user_id: the webhook's owner
     :param what: how much of it may be sent
-    :param entity: what :func:`entity_json` gives of it, where that is at hand
+    :param entity: what :func:`entity_of` gives of it, where that is at hand
     """
-    as_stub = what is Sending.STUB
     return Facts(
         event_id=event.id,
         topic=delivery.topic,
         entity_id=event.entity_id,
-        entity=entity_json(event, as_stub) if entity is None else entity,
+        entity=entity_of(event, what) if entity is None else entity,
         occurred_at=event.occurred_at,
         sequence=delivery.sequence,
         site_url=site_url,
         address=delivery.address,
         webhook_id=delivery.webhook_id,
         user_id=user_id,
-        dataset=dataset_reference(event, as_stub) if event.entity_type == "resource" else None,
+        dataset=reference_of(event, what) if event.entity_type == "resource" else None,
         # Of several changes in one, nobody noted it.
         changed=None if delivery.coalesced else event.changed,
     )
@@ -125,6 +124,21 @@ def headers(format_: str, custom: Mapping[str, str]) -> dict[str, str]:
         "User-Agent": USER_AGENT,
         "Accept-Encoding": "identity",
     }
+
+
+def entity_of(event: Any, what: Sending) -> str:
+    """Give as much of an event's entity as may be sent, as JSON."""
+    if what is not Sending.MARKER:
+        return entity_json(event, what is Sending.STUB)
+    if event.entity_type == "dataset":
+        return json.dumps(reference_of(event, what))
+    return entity_json(event, as_stub=True)
+
+
+def reference_of(event: Any, what: Sending) -> dict[str, Any]:
+    """Say which dataset an event is about, by as much as may be sent."""
+    reference = dataset_reference(event, as_stub=what is not Sending.CONTENT)
+    return {**reference, "name": None} if what is Sending.MARKER else reference
 
 
 def entity_json(event: Any, as_stub: bool) -> str:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from ckan import model
 
 from .. import config, topics
-from ..deliver import Logged, logged, message
+from ..deliver import Logged, logged, message, replaced
 from ..model import Delivery, State, Status, Webhook, when
 from ..topics import PING
 from ..visibility import Sending
@@ -196,7 +196,12 @@ def _of_event(event: Logged, delivery: Any, webhook: Any) -> tuple[str | None, s
     labels = sight.labels_if_known(webhook.user_id)
     if labels is None:
         return None, tk._("What its receiver may see cannot be read at the moment"), False
-    what = event.sending(delivery.topic.split("/")[1], labels)
+    verb = delivery.topic.split("/")[1]
+    if event.is_told_again(delivery):
+        is_replaced = bool(replaced(model.Session.connection(), [event.row.id]))
+        what = event.sending_again(verb, labels, sight.since_of(webhook.user_id), is_replaced)
+    else:
+        what = event.sending(verb, labels)
     if what is Sending.NOTHING:
         note = tk._("What it said has been purged since, or its receiver may not see it any more")
         return None, note, False

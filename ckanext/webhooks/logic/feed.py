@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from ckan import model
 
 from .. import topics
-from ..deliver import Logged, logged, message
+from ..deliver import Logged, logged, message, replaced
+from ..owners import Since
 from ..visibility import ALL, OwnerLabels, Sending, may_see, told
 from . import schema, sight
 
@@ -29,7 +30,10 @@ def webhook_event_list(context: Any, data_dict: dict[str, Any]) -> dict[str, Any
     with ``after`` set to the ``cursor`` of the answer for as long as there is
     ``more``. Nothing that commits late gets a number below a cursor. An event
     appears once a worker has taken it up. What has been hidden from you since
-    is left out. That your own rights changed is in it as long as you have an
+    is left out. A version that was replaced before you could see it has no
+    content here: of ``entity`` there is ``id`` and ``type``, and ``name`` is
+    none; the newest version of each dataset has it. That your own rights
+    changed is in it as long as you have an
     active webhook. Events older than ``ckanext.webhooks.retention_days`` go,
     except the newest of each dataset: after a longer absence start anew.
 
@@ -51,7 +55,7 @@ def webhook_event_list(context: Any, data_dict: dict[str, Any]) -> dict[str, Any
     user = model.User.get(context["user"])
     if user is None:  # auth was ignored, and what may be seen depends on who asks
         raise tk.NotAuthorized(tk._("The feed is somebody's: log in, or send an API token"))
-    labels = sight.labels_of(user.id)
+    labels, since = sight.labels_of(user.id), sight.since_of(user.id)
     connection = model.Session.connection()
     found = connection.execute(
         _FOUND,
@@ -66,9 +70,10 @@ def webhook_event_list(context: Any, data_dict: dict[str, Any]) -> dict[str, Any
     cursor, size = data["after"], 0
     for start in range(0, len(found), _CHUNK):
         chunk = found[start : start + _CHUNK]
-        by_id = logged(connection, [row.id for row in chunk])
+        ids = [row.id for row in chunk]
+        by_id, old = logged(connection, ids), replaced(connection, ids)
         for row in chunk:
-            event = _told(by_id[row.id], row.sequence, labels)
+            event = _told(by_id[row.id], labels, since, row.id in old)
             if event is not None and _is_wanted(event["topic"], data.get("topic")):
                 events.append(event)
         cursor = chunk[-1].sequence
@@ -98,7 +103,9 @@ _FOUND = sa.text(
 )
 
 
-def _told(event: Logged, sequence: int, labels: OwnerLabels) -> dict[str, Any] | None:
+def _told(
+    event: Logged, labels: OwnerLabels, since: Since, is_replaced: bool
+) -> dict[str, Any] | None:
     """Say what somebody with these labels is told of an event, None where nothing."""
     row = event.row
     if row.user_id is not None:  # it was made for this user
@@ -106,19 +113,18 @@ def _told(event: Logged, sequence: int, labels: OwnerLabels) -> dict[str, Any] |
     else:
         before, after = may_see(row.labels_before, labels), may_see(row.labels, labels)
     verb = told(before, after, row.changed is None or bool(row.changed))
-    what = event.sending(verb, labels) if verb else Sending.NOTHING
+    what = event.sending_again(verb, labels, since, is_replaced) if verb else Sending.NOTHING
     if what is Sending.NOTHING:
         return None
-    as_stub = what is Sending.STUB
     said = {
         "event_id": row.id,
         "topic": f"{row.entity_type}/{verb}",
         "occurred_at": message.timestamp(row.occurred_at),
-        "sequence": sequence,
-        "entity": json.loads(message.entity_json(row, as_stub)),
+        "sequence": row.sequence,
+        "entity": json.loads(message.entity_of(row, what)),
     }
     if row.entity_type == "resource":
-        said["dataset"] = message.dataset_reference(row, as_stub)
+        said["dataset"] = message.reference_of(row, what)
     if verb == "update":
         said["changed"] = row.changed
     return said

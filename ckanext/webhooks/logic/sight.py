@@ -5,6 +5,7 @@ from __future__ import annotations
 import ckan.plugins.toolkit as tk
 
 from .. import owners
+from ..owners import Since
 from ..visibility import OwnerLabels
 
 
@@ -19,6 +20,11 @@ def labels_of(user_id: str) -> OwnerLabels:
         why = tk._("What may be seen cannot be read at the moment: ask again later")
         raise tk.ValidationError({"user": [why]})
     return labels
+
+
+def since_of(user_id: str) -> Since:
+    """Say since when a user has had the labels of now."""
+    return owners.since([user_id])[user_id]
 
 
 def labels_if_known(user_id: str) -> OwnerLabels | None:

@@ -11,6 +11,7 @@ from ..visibility import (
     ALL,
     Sending,
     common,
+    is_given_again,
     may_see,
     owner_labels,
     publishable,
@@ -134,6 +135,28 @@ def test_what_may_be_sent_now(what, verb, owner, before, after, deleted, later, 
 )
 def test_what_was_hidden_in_between_is_not_published_again(later, expected):
     assert sending("update", ANYONE, PUBLIC, PUBLIC, False, later) is Sending[expected]
+
+
+@pytest.mark.parametrize(
+    ("what", "labels", "sequence", "since", "is_newest", "given"),
+    [
+        ("the newest, told before the right came", PRIVATE, 5, 9, True, True),
+        ("the newest, where nobody knows when it came", PRIVATE, 5, None, True, True),
+        ("written after the right came", PRIVATE, 10, 9, False, True),
+        ("written before the right came", PRIVATE, 5, 9, False, False),
+        ("of the very moment", PRIVATE, 9, 9, False, False),
+        ("where nobody knows when the right came", PRIVATE, 5, None, False, False),
+        ("where the right never changed", PRIVATE, 5, 0, False, True),
+        ("public", PUBLIC, 5, 9, False, True),
+        ("public, where nobody knows when another right came", PUBLIC, 5, None, False, True),
+        ("of no label, which sysadmins see", frozenset(), 5, 9, False, False),
+        ("seen by nobody", HIDDEN, 5, 9, False, False),
+    ],
+)
+def test_an_old_version_is_given_to_whom_could_see_it_then(
+    what, labels, sequence, since, is_newest, given
+):
+    assert is_given_again(labels, ANYONE, sequence, since, is_newest) is given, what
 
 
 def test_what_was_deleted_may_be_published_to_those_who_could_see_it_last():

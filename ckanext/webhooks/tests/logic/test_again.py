@@ -195,6 +195,22 @@ class TestReplay:
         assert [r.json["topic"] for r in receiver.requests] == ["dataset/delete"]
         assert "To be purged" not in json.dumps([r.json for r in receiver.requests])
 
+    def test_a_version_replaced_before_its_owner_could_see_it_has_no_content(self, user, receiver):
+        hook = create(user, address=receiver.url, topic="dataset/*")
+        organization = factories.Organization()
+        dataset = factories.Dataset(owner_org=organization["id"], private=True, title="Secret")
+        call_action("package_patch", id=dataset["id"], title="Mended")
+        tell()
+        join(organization, user)
+        tasks.work_once()
+        receiver.clear()
+        replayed(user, hook, since=LONG_AGO)
+        tasks.work_once()
+        bodies = [r.json for r in receiver.requests]
+        assert "Secret" not in str(bodies) and "Mended" in str(bodies)
+        for delivery in stored("webhooks_delivery"):
+            assert "Secret" not in str(call(user, "webhook_delivery_show", id=delivery.id))
+
     def test_pages_join_without_gap_or_repeat(self, user, monkeypatch):
         hook = create(user, topic="dataset/create")
         for _ in range(7):

@@ -70,6 +70,46 @@ def test_each_reader_gets_what_that_reader_may_see(user, organization):
     assert [e["topic"] for e in everything(member)] == ["dataset/create", "dataset/update"]
 
 
+def test_a_version_replaced_before_its_reader_could_see_it_has_no_content(user, organization):
+    old_member = factories.User()
+    join(organization, old_member)
+    work()
+    secret = {"title": "Secret title", "name": "secret-name"}
+    dataset = factories.Dataset(
+        owner_org=organization["id"],
+        private=True,
+        resources=[{"url": "http://example.com/secret"}, {"url": "http://example.com/kept"}],
+        **secret,
+    )
+    mended = {"title": "Mended", "name": "mended", "resources": dataset["resources"][1:]}
+    call_action("package_patch", id=dataset["id"], **mended)
+    work()
+    join(organization, user)
+    # Whether or not a worker has looked at who joined.
+    for _ in range(2):
+        events = everything(user)
+        first, *_, last = (e for e in events if e["topic"].startswith("dataset/"))
+        assert "ecret" not in str(events)
+        assert first["entity"] == {"id": dataset["id"], "name": None, "type": "dataset"}
+        assert last["entity"]["title"] == "Mended"
+        work()
+    assert everything(old_member)[0]["entity"]["title"] == secret["title"]
+
+
+def test_a_resource_that_is_as_it_was_is_in_the_newest_version(user, organization):
+    resources = [{"url": "http://example.com/secret"}, {"url": "http://example.com/kept"}]
+    dataset = factories.Dataset(owner_org=organization["id"], private=True, resources=resources)
+    call_action("package_patch", id=dataset["id"], resources=dataset["resources"][1:])
+    work()
+    join(organization, user)
+    events = [e for e in everything(user) if e["topic"].startswith("resource/")]
+    assert [(e["topic"], e["entity"].get("url")) for e in events] == [
+        ("resource/create", None),
+        ("resource/create", "http://example.com/kept"),
+        ("resource/delete", None),
+    ]
+
+
 def test_what_was_hidden_since_is_not_published_again(user, organization):
     dataset = factories.Dataset(owner_org=organization["id"], title="Before it was hidden")
     call_action("package_patch", id=dataset["id"], private=True, title="Hidden")
