@@ -16,6 +16,7 @@ from ckan import logic, model
 from ckan.lib import plugins as lib_plugins
 from ckan.lib.navl.dictization_functions import MissingNullEncoder
 
+from .. import wellformed
 from . import touched
 
 
@@ -28,7 +29,7 @@ def keep_built(index_dict: dict[str, Any]) -> None:
     dataset = datasets.get(index_dict["id"])
     if dataset is not None and not dataset.stale:
         text = index_dict.get("validated_data_dict")
-        dataset.built = touched.Built(text) if text else None
+        dataset.built = touched.Built(wellformed.json_text(text)) if text else None
 
 
 def of_dataset(package_id: str, built: touched.Built | None) -> tuple[dict[str, Any], str]:
@@ -38,9 +39,10 @@ def of_dataset(package_id: str, built: touched.Built | None) -> tuple[dict[str, 
     :returns: the dict, and the same as JSON
     """
     if built is None:
-        built = touched.Built(json.dumps(_show(package_id), cls=MissingNullEncoder))
+        text = json.dumps(_show(package_id), cls=MissingNullEncoder)
+        built = touched.Built(wellformed.json_text(text))
     if _put_into_default_locale(built.dataset):
-        return built.dataset, json.dumps(built.dataset)
+        return built.dataset, wellformed.dumps(built.dataset)
     return built.dataset, built.text
 
 

@@ -8,7 +8,6 @@ transaction wrote before: a rollback may have erased it.
 
 from __future__ import annotations
 
-import json
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from ckan import model
 from ckan.lib.plugins import get_permission_labels
 from sqlalchemy.engine import Connection
 
-from .. import config, difference
+from .. import config, difference, wellformed
 from ..model import Origin, State
 from . import bounds, content
 from .touched import Touched
@@ -169,7 +168,7 @@ def _origin(log: _Log, touched: Touched) -> Origin:
 
 
 def _json(value: Any) -> str | None:
-    return json.dumps(value) if value is not None else None
+    return wellformed.dumps(value) if value is not None else None
 
 
 def _is_stale(log: _Log, touched: Touched, package: Any) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from .. import wellformed
 from ..model import Format
 from ..topics import PING
 from ..version import __version__
@@ -152,11 +153,11 @@ def entity_json(event: Any, as_stub: bool) -> str:
         content = event.content if event.content is not None else event.source_content
         if as_stub or content is None:
             return json.dumps(dataset_reference(event, as_stub=True))
-        return str(content)
+        return wellformed.json_text(content)
     if not as_stub:
         if event.content is not None:
-            return _resource_text(json.loads(event.content), event.dataset_id)
-        for resource in json.loads(event.source_content or "{}").get("resources", []):
+            return _resource_text(wellformed.loads(event.content), event.dataset_id)
+        for resource in wellformed.loads(event.source_content or "{}").get("resources", []):
             if resource["id"] == event.entity_id:
                 return _resource_text(resource, event.dataset_id)
     return json.dumps({"id": event.entity_id, "package_id": event.dataset_id})
@@ -189,7 +190,7 @@ def timestamp(moment: datetime.datetime) -> str:
 
 
 def _resource_text(resource: dict[str, Any], dataset_id: str) -> str:
-    return json.dumps({**resource, "package_id": dataset_id})
+    return wellformed.dumps({**resource, "package_id": dataset_id})
 
 
 def _about(facts: Facts) -> dict[str, Any]:

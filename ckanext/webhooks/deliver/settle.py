@@ -215,8 +215,8 @@ def _columns(rows: Sequence[tuple[Any, ...]]) -> dict[str, str]:
 
 
 def _text(answer: bytes) -> str:
-    # PostgreSQL's text cannot hold NUL; answers are anybody's bytes.
-    return answer.decode("utf-8", "replace").replace("\x00", "\N{REPLACEMENT CHARACTER}")
+    # Answers are anybody's bytes.
+    return answer.decode("utf-8", "replace")
 
 
 def _says_something(attempted: Attempted, decision: Decision) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .. import difference
+from .. import difference, wellformed
 from ..model import State
 
 log = logging.getLogger(__name__)
@@ -81,7 +80,8 @@ def _dataset_event(change: Any, changed: list[str] | None) -> Event:
 
 
 def _seen(content: str | None) -> dict[str, Any] | None:
-    return json.loads(content) if content is not None else None
+    # An earlier version kept what CKAN has as it came.
+    return wellformed.loads(content) if content is not None else None
 
 
 def _changed(
@@ -154,5 +154,5 @@ def _resource_row(
 def _resource_json(dataset: dict[str, Any] | None, id_: str) -> str | None:
     for resource in dataset["resources"] if dataset else []:
         if resource["id"] == id_:
-            return json.dumps(resource)
+            return wellformed.dumps(resource)
     return None

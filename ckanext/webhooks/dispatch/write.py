@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import itertools
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from .. import model
+from .. import model, wellformed
 from ..model.base import LOCK_DISPATCH, array
 from ..visibility import told
 from .events import Event
@@ -70,7 +69,7 @@ def write_events(connection: Connection, events: Sequence[Event]) -> None:
             "at": events[0].row["dispatched_at"],
             "due": [row.get("due_at") for row in captured],
             # Not an array of arrays: in PostgreSQL these are all of one length.
-            "changed": array(json.dumps(row["changed"]) for row in captured),
+            "changed": array(wellformed.dumps(row["changed"]) for row in captured),
             "last": events[-1].row["sequence"],
         },
     )

@@ -14,6 +14,8 @@ from ckan import model
 from psycopg2 import errorcodes
 from sqlalchemy.engine import Connection
 
+from .. import wellformed
+
 # Declarative models on CKAN's own metadata. mypy cannot follow the dynamic
 # base class of two SQLAlchemy generations.
 Base: Any = tk.BaseModel
@@ -120,12 +122,12 @@ def _open() -> Connection:
 
 
 def array(values: Iterable[int | float | str | None]) -> str:
-    """Write values as PostgreSQL reads an array.
+    """Write values as PostgreSQL reads an array, with what it cannot hold replaced.
 
     https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO: a third of the time
     that the driver takes to write each of them on its own.
     """
-    return "{" + ",".join(map(_element, values)) + "}"
+    return wellformed.text("{" + ",".join(map(_element, values)) + "}")
 
 
 def _element(value: int | float | str | None) -> str:

@@ -16,6 +16,7 @@ from ... import owners
 from ...dispatch import dispatch
 from ...dispatch import run as running
 from ...model import Webhook
+from ..callers import execute
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 
@@ -286,6 +287,31 @@ def test_a_change_that_cannot_be_compared_keeps_no_other_waiting(public, caplog)
     factories.Dataset()
     assert told(public) == ["dataset/create"] * 2
     assert "could not be compared" in caplog.text
+
+
+def test_what_postgresql_cannot_hold_is_told_and_keeps_no_other_waiting(public):
+    dataset = factories.Dataset(resources=RESOURCES[:1])
+    assert told(public) == CREATED[:2]
+    (resource,) = dataset["resources"]
+    call_action("resource_patch", sysadmin(), id=resource["id"], **{"a\0b": "1"})
+    factories.Dataset()
+    assert told(public) == ["dataset/update", "resource/update", "dataset/create"]
+    rows = execute("SELECT changed FROM webhooks_event WHERE entity_id = :id", id=resource["id"])
+    assert rows[-1].changed == ["a\ufffdb"]
+
+
+def test_what_an_earlier_version_kept_as_it_came_is_compared(public):
+    dataset = factories.Dataset()
+    assert told(public) == CREATED[:1]
+    execute(
+        "UPDATE webhooks_event SET content = left(content, -1) || :odd",
+        odd=r', "a\u0000b": 1, "c\ud800": 2, "d": NaN, "title": "\u0000"}',
+    )
+    call_action("package_patch", sysadmin(), id=dataset["id"], title="New")
+    factories.Dataset()
+    assert told(public) == ["dataset/update", "dataset/create"]
+    rows = execute("SELECT changed FROM webhooks_event WHERE changed <> '{}'")
+    assert [row.changed for row in rows] == [["a\ufffdb", "c\ufffd", "d", "title"]]
 
 
 def test_one_owner_without_labels_keeps_no_other_waiting(public, monkeypatch, caplog):

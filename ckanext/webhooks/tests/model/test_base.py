@@ -27,6 +27,11 @@ class TestArray:
         [row] = execute(f"SELECT CAST(:values AS {type_}[]) AS found", values=array(values))
         assert row.found == values
 
+    def test_what_it_cannot_hold_is_replaced(self):
+        values = array(["a\0b", "\udcff", "c"])
+        [row] = execute("SELECT CAST(:values AS text[]) AS found", values=values)
+        assert row.found == ["a\ufffdb", "\ufffd", "c"]
+
 
 @pytest.mark.usefixtures("webhooks_db")
 class TestConnected:
