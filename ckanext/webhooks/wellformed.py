@@ -19,6 +19,7 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 # JSON that has none of these has nothing to mend.
 _ESCAPES = ("\\u0000", "\\ud", "\\uD")
 _NO_NUMBERS = ("NaN", "Infinity")
+SIGNS = (*_ESCAPES, *_NO_NUMBERS)
 _REPLACED = re.compile("[\x00\ud800-\udfff]")
 # Each escape of a JSON text, so that a backslash which is itself escaped begins none.
 _ESCAPE = re.compile(

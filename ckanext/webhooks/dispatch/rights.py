@@ -20,9 +20,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection
 
-from .. import owners
+from .. import owners, wellformed
 from ..model import Origin, State, connected, in_transaction
-from ..model.base import BEGIN
+from ..model.base import BEGIN, array
 from ..visibility import ALL, OwnerLabels, common, may_see, owner_labels, stored_labels
 from . import write
 from .events import Event
@@ -194,7 +194,8 @@ def _bounds(move: _Move) -> dict[str, Any]:
         moved = None
     else:
         moved = sorted(set(move.labels) ^ set(move.next_labels))
-    return {"cursor": move.cursor, "since": move.since, "moved": moved}
+    signs = array(wellformed.SIGNS)
+    return {"cursor": move.cursor, "since": move.since, "moved": moved, "signs": signs}
 
 
 def _tell(connection: Connection, move: _Move, seen: Sequence[Any], numbers: write.Numbers) -> None:
@@ -221,7 +222,7 @@ def _events(seen: Any, move: _Move, now: Any) -> Iterator[Event]:
     after = may_see(seen.labels, move.next_labels)
     if before == after:
         return
-    entities = [("dataset", seen.dataset_id), *(("resource", id_) for id_ in seen.resource_ids)]
+    entities = [("dataset", seen.dataset_id), *(("resource", id_) for id_ in _resource_ids(seen))]
     for entity_type, entity_id in entities:
         yield Event(
             {
@@ -244,6 +245,12 @@ def _events(seen: Any, move: _Move, now: Any) -> Iterator[Event]:
             },
             is_new=True,
         )
+
+
+def _resource_ids(seen: Any) -> list[str]:
+    if seen.odd_content is None:
+        return list(seen.resource_ids)
+    return [resource["id"] for resource in wellformed.loads(seen.odd_content)["resources"]]
 
 
 _IS_WAITING = sa.text("SELECT EXISTS (SELECT FROM webhooks_event WHERE sequence IS NULL)")
@@ -299,12 +306,18 @@ _END = sa.text(
     """
 )
 # The newest state of datasets that were told before the move began: those that
-# the log has told since were moved then.
+# the log has told since were moved then. PostgreSQL may be unable to read what an earlier
+# version kept.
 _SEEN = """
-    SELECT e.id, e.dataset_id, e.labels, e.facets, ARRAY(
-        SELECT resource ->> 'id'
-        FROM jsonb_array_elements(CAST(e.content AS jsonb) -> 'resources') resource) AS resource_ids
-    FROM webhooks_event e
+    SELECT e.id, e.dataset_id, e.labels, e.facets,
+           CASE WHEN is_odd THEN e.content END AS odd_content,
+           CASE WHEN NOT is_odd THEN ARRAY(
+               SELECT resource ->> 'id'
+               FROM jsonb_array_elements(CAST(e.content AS jsonb) -> 'resources') resource)
+           END AS resource_ids
+    FROM webhooks_event e, LATERAL (
+        SELECT EXISTS (SELECT FROM unnest(CAST(:signs AS text[])) sign
+                       WHERE strpos(e.content, sign) > 0) AS is_odd) content
     WHERE e.version IS NOT NULL AND e.sequence <= :since AND e.dataset_id > :cursor
         AND e.labels IS NOT NULL
         AND (CAST(:moved AS text[]) IS NULL OR e.labels && CAST(:moved AS text[]))

@@ -151,6 +151,40 @@ def test_filters_apply(receiver, user, organization):
     assert bodies[0]["entity"]["title"] == "Tagged"
 
 
+def test_what_postgresql_cannot_hold_stands_in_no_way(receiver, user, organization):
+    subscribe(receiver, user)
+    private(organization, title="Ordinary")
+    resources = [{"url": "http://example.com/a", "note": "a\0b", "a\0": ""}]
+    factories.Dataset(owner_org=organization["id"], private=True, resources=resources)
+    told(receiver)
+    join(organization, user)
+    bodies = told(receiver)
+    assert sorted(topics(bodies)) == sorted(2 * CREATED)
+    (odd,) = (body["entity"] for body in bodies if "note" in body["entity"])
+    assert (odd["note"], odd["a\ufffd"]) == ("a\ufffdb", "")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        r', "note": "\u0000"}',
+        r', "note": "\ud800"}',
+        ', "note": NaN}',
+        ', "note": -Infinity}',
+    ],
+)
+def test_what_an_earlier_version_kept_as_it_came_is_told(receiver, user, organization, odd):
+    subscribe(receiver, user)
+    dataset = private(organization)
+    told(receiver)
+    execute("UPDATE webhooks_event SET content = left(content, -1) || :odd", odd=odd)
+    join(organization, user)
+    bodies = told(receiver)
+    assert topics(bodies) == CREATED
+    assert bodies[0]["entity"]["note"] in ("\ufffd", None)
+    assert bodies[1]["entity"]["id"] == dataset["resources"][0]["id"]
+
+
 def test_a_new_webhook_is_not_told_what_its_owner_saw_before(receiver, user, organization):
     private(organization)
     first = subscribe(receiver, user)
