@@ -7,6 +7,7 @@ built, it is built here by the same steps, so that both are the same text.
 
 from __future__ import annotations
 
+import datetime
 import json
 from typing import Any
 
@@ -14,10 +15,13 @@ import ckan.plugins.toolkit as tk
 import flask
 from ckan import logic, model
 from ckan.lib import plugins as lib_plugins
-from ckan.lib.navl.dictization_functions import MissingNullEncoder
+from ckan.lib.navl.dictization_functions import Missing
 
-from .. import wellformed
+from .. import difference, wellformed
 from . import touched
+
+# What says which dataset it is, to receivers and to filters.
+_IDENTIFYING = ("id", "name", "type")
 
 
 def keep_built(index_dict: dict[str, Any]) -> None:
@@ -39,11 +43,28 @@ def of_dataset(package_id: str, built: touched.Built | None) -> tuple[dict[str, 
     :returns: the dict, and the same as JSON
     """
     if built is None:
-        text = json.dumps(_show(package_id), cls=MissingNullEncoder)
+        text = json.dumps(_show(package_id), default=_as_json, skipkeys=True)
         built = touched.Built(wellformed.json_text(text))
-    if _put_into_default_locale(built.dataset):
-        return built.dataset, wellformed.dumps(built.dataset)
-    return built.dataset, built.text
+    dataset = _identified(built.dataset, package_id)
+    if _put_into_default_locale(dataset) or dataset is not built.dataset:
+        return dataset, wellformed.dumps(dataset)
+    return dataset, built.text
+
+
+def _as_json(value: Any) -> str | None:
+    """Give what stands for a value that JSON has no form for."""
+    if isinstance(value, Missing):  # as CKAN does it
+        return None
+    return value.isoformat() if isinstance(value, datetime.date) else str(value)
+
+
+def _identified(dataset: dict[str, Any], package_id: str) -> dict[str, Any]:
+    """Give the dict with what identifies the dataset, which a plugin may have taken away."""
+    lost = [key for key in _IDENTIFYING if not isinstance(dataset.get(key), str)]
+    if not lost:
+        return dataset
+    package = model.Session.get(model.Package, package_id)
+    return {**dataset, **{key: getattr(package, key) for key in lost}}
 
 
 def _show(package_id: str) -> dict[str, Any]:
@@ -54,7 +75,7 @@ def _show(package_id: str) -> dict[str, Any]:
     context: Any = {"ignore_auth": True, "validate": False, "use_cache": False, "model": model}
     dataset = tk.get_action("package_show")(context, {"id": package_id})
     dataset.pop("tracking_summary", None)
-    plugin = lib_plugins.lookup_package_plugin(dataset["type"])
+    plugin = lib_plugins.lookup_package_plugin(dataset.get("type"))
     show_context: Any = {"model": model, "session": model.Session}
     validated, _errors = lib_plugins.plugin_validate(
         plugin, show_context, dataset, plugin.show_package_schema(), "package_show"
@@ -69,7 +90,11 @@ def _put_into_default_locale(dataset: dict[str, Any]) -> bool:
     """
     if not flask.has_request_context() or tk.request.environ.get("CKAN_LANG_IS_DEFAULT", True):
         return False
-    uploads = [r for r in dataset.get("resources", []) if r.get("url_type") == "upload"]
+    uploads = [
+        resource
+        for resource in difference.resources(dataset)
+        if resource.get("url_type") == "upload" and isinstance(resource.get("url"), str)
+    ]
     for resource in uploads:
         resource["url"] = tk.h.url_for(
             f"{dataset.get('type') or 'dataset'}_resource.download",

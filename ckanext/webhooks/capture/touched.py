@@ -33,8 +33,8 @@ class Built:
 
     @functools.cached_property
     def dataset(self) -> dict[str, Any]:
-        parsed: dict[str, Any] = json.loads(self.text)
-        return parsed
+        parsed = json.loads(self.text)
+        return parsed if isinstance(parsed, dict) else {}
 
 
 @dataclass
@@ -151,9 +151,11 @@ def _is_shown(instance: Any, built: dict[str, Any]) -> bool:
     the Package but not flushed: the time, the organization, its Member.
     """
     if isinstance(instance, model.Member):
-        organization = built.get("organization") or {}
+        organization = built.get("organization")
         return bool(
-            instance.capacity == "organization" and organization.get("id") == instance.group_id
+            instance.capacity == "organization"
+            and isinstance(organization, dict)
+            and organization.get("id") == instance.group_id
         )
     if not isinstance(instance, model.Package):
         return False

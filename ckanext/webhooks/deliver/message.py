@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from .. import wellformed
+from .. import difference, wellformed
 from ..model import Format
 from ..topics import PING
 from ..version import __version__
@@ -157,7 +157,7 @@ def entity_json(event: Any, as_stub: bool) -> str:
     if not as_stub:
         if event.content is not None:
             return _resource_text(wellformed.loads(event.content), event.dataset_id)
-        for resource in wellformed.loads(event.source_content or "{}").get("resources", []):
+        for resource in difference.resources(wellformed.loads(event.source_content or "{}")):
             if resource["id"] == event.entity_id:
                 return _resource_text(resource, event.dataset_id)
     return json.dumps({"id": event.entity_id, "package_id": event.dataset_id})

@@ -97,11 +97,11 @@ def _changed(
 def _resources(
     change: Any, before: dict[str, Any] | None, after: dict[str, Any] | None
 ) -> list[difference.ResourceDifference]:
+    old = difference.resources(before) if before else []
+    new = difference.resources(after) if after else []
     if change.first_sight is None or change.labels_before is None:
-        return difference.resource_differences(
-            before["resources"] if before else [], after["resources"] if after else []
-        )
-    return _resources_at_first_sight(change.first_sight, after["resources"] if after else [])
+        return difference.resource_differences(old, new)
+    return _resources_at_first_sight(change.first_sight, new)
 
 
 def _resources_at_first_sight(
@@ -152,7 +152,7 @@ def _resource_row(
 
 
 def _resource_json(dataset: dict[str, Any] | None, id_: str) -> str | None:
-    for resource in dataset["resources"] if dataset else []:
+    for resource in difference.resources(dataset) if dataset else []:
         if resource["id"] == id_:
             return wellformed.dumps(resource)
     return None

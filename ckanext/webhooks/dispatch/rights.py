@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection
 
-from .. import owners, wellformed
+from .. import difference, owners, wellformed
 from ..model import Origin, State, connected, in_transaction
 from ..model.base import BEGIN, array
 from ..visibility import ALL, OwnerLabels, common, may_see, owner_labels, stored_labels
@@ -222,7 +222,9 @@ def _events(seen: Any, move: _Move, now: Any) -> Iterator[Event]:
     after = may_see(seen.labels, move.next_labels)
     if before == after:
         return
-    entities = [("dataset", seen.dataset_id), *(("resource", id_) for id_ in _resource_ids(seen))]
+    # Whatever a plugin shows, an entity is told once.
+    resources = [("resource", id_) for id_ in dict.fromkeys(_resource_ids(seen))]
+    entities = [("dataset", seen.dataset_id), *resources]
     for entity_type, entity_id in entities:
         yield Event(
             {
@@ -250,7 +252,7 @@ def _events(seen: Any, move: _Move, now: Any) -> Iterator[Event]:
 def _resource_ids(seen: Any) -> list[str]:
     if seen.odd_content is None:
         return list(seen.resource_ids)
-    return [resource["id"] for resource in wellformed.loads(seen.odd_content)["resources"]]
+    return [r["id"] for r in difference.resources(wellformed.loads(seen.odd_content))]
 
 
 _IS_WAITING = sa.text("SELECT EXISTS (SELECT FROM webhooks_event WHERE sequence IS NULL)")
@@ -307,13 +309,17 @@ _END = sa.text(
 )
 # The newest state of datasets that were told before the move began: those that
 # the log has told since were moved then. PostgreSQL may be unable to read what an earlier
-# version kept.
+# version kept. What is a resource is for difference.resources, as here.
 _SEEN = """
     SELECT e.id, e.dataset_id, e.labels, e.facets,
            CASE WHEN is_odd THEN e.content END AS odd_content,
            CASE WHEN NOT is_odd THEN ARRAY(
                SELECT resource ->> 'id'
-               FROM jsonb_array_elements(CAST(e.content AS jsonb) -> 'resources') resource)
+               FROM (SELECT CAST(e.content AS jsonb) -> 'resources' AS shown
+                     OFFSET 0) dataset,
+                   jsonb_array_elements(
+                       CASE jsonb_typeof(shown) WHEN 'array' THEN shown END) resource
+               WHERE jsonb_typeof(resource -> 'id') = 'string')
            END AS resource_ids
     FROM webhooks_event e, LATERAL (
         SELECT EXISTS (SELECT FROM unnest(CAST(:signs AS text[])) sign

@@ -145,6 +145,30 @@ def test_a_bare_dataset_can_be_compared():
     assert changed(bare, dataset(id="d1"))
 
 
+@pytest.mark.parametrize("key", ["groups", "tags", "resources", "organization", "owner_org"])
+@pytest.mark.parametrize(
+    "shown",
+    [None, True, 0.5, "a", [], ["b", "a"], {"a": {}}, [[]], [None, {"id": 5}], [{"name": []}, 1]],
+)
+def test_whatever_a_plugin_shows_is_compared(key, shown):
+    odd = dataset(**{key: shown})
+    assert changed(odd, json.loads(json.dumps(odd))) == []
+    assert difference.digest(odd) == difference.digest(copy.deepcopy(odd))
+    assert changed(odd, dataset(**{key: {"id": "else"}})) == [key]
+    assert all(isinstance(v, str) for values in difference.facets(odd).values() for v in values)
+
+
+def test_groups_and_tags_that_are_names_are_facets():
+    found = difference.facets(dataset(groups=["b", "a"], tags=["wet", {"name": "blue"}, 5]))
+    assert (found["group"], found["tag"]) == (["a", "b"], ["blue", "wet"])
+
+
+def test_a_resource_is_told_where_it_has_an_id():
+    shown = ["a", None, {"id": 5}, {"url": ""}, {"id": "r1"}]
+    assert difference.resources(dataset(resources=shown)) == [{"id": "r1"}]
+    assert difference.resources(dataset(resources={"id": "r1"})) == []
+
+
 def test_every_resource_of_either_state_is_named_with_what_became_of_it():
     before = [resource("same"), resource("changed"), resource("gone")]
     after = [resource("new"), resource("changed", name="b"), resource("same", position=5)]
