@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import ckan.plugins.toolkit as tk
 from markupsafe import Markup
 
+from . import wellformed
 from .model import BY_A_PERSON, Circuit, Format, Status, WebhookState
 from .phrases import N_, translated
 from .topics import EVERYTHING
@@ -179,8 +180,8 @@ def percent(value: float | None) -> str:
 def pretty(body: str | None) -> str:
     """Lay out JSON so that people can read it; what is none stays as it is."""
     try:
-        return json.dumps(json.loads(body or ""), indent=2, ensure_ascii=False)
-    except ValueError:
+        return json.dumps(wellformed.loads(body or ""), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
         return body or ""
 
 
