@@ -18,7 +18,9 @@ class Attempt(Base):
         nor made; wait is from the end of the request to the answer's begin
     :ivar dialled: the address that was connected to
     :ivar http_status: of the answer, NULL where none came
-    :ivar error: what went wrong on the way, NULL where an answer came
+    :ivar error: what went wrong on the way, NULL where an answer came. In this and the next
+        what PostgreSQL's text cannot hold (NUL, lone surrogates, bytes that are not UTF-8)
+        is U+FFFD
     :ivar answer: the first 4 KiB of the answer's body
     """
 

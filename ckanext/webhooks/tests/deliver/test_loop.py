@@ -101,6 +101,21 @@ def test_it_ends_as_failed_with_the_reason(receiver, monkeypatch):
     assert health["failing_since"] and not health["last_success_at"]
 
 
+def test_bytes_of_one_endpoint_keep_no_attempt_from_being_written(receiver):
+    """libcurl quotes such a header in its error, which has a lone surrogate then."""
+    with Receiver() as odd:
+        odd.respond = lambda request: (500, {"Transfer-Encoding": "A\xffA"}, b"")
+        subscribe(odd, topic="dataset/create")
+        subscribe(receiver, topic="dataset/create")
+        factories.Dataset()
+        assert tasks.work_once() == 2
+        assert tasks.work_once() == 0, "what came of both is known"
+    told = deliveries("status, tries")
+    assert sorted(told) == [("delivered", 1), ("pending", 1)]
+    written = model.Session.execute(sa.text("SELECT number FROM webhooks_attempt")).all()
+    assert len(written) == 2
+
+
 def test_410_disables_the_webhook_and_cancels_what_waits(receiver):
     hook = subscribe(receiver, topic="dataset/create")
     factories.Dataset()
