@@ -23,7 +23,7 @@ import pycurl
 
 from ..attempt import KEPT_ANSWER_BYTES, READ_ANSWER_BYTES, Outcome, Request
 from . import words
-from .engine import MOST_HEAD_BYTES, MOST_HEADERS, Settings, drop_late
+from .engine import MOST_HEAD_BYTES, MOST_HEADERS, Settings, drop_late, is_success
 from .resolving import Addresses, Resolver
 from .target import Target, checked, target
 
@@ -199,7 +199,7 @@ class CurlEngine:
         self._idle.append(curl)
         if transfer.others and not transfer.is_ready and code in _NEXT:
             self._dial(transfer, tuple(transfer.others))
-        elif transfer.is_headed and (code == pycurl.E_OK or transfer.is_cut):
+        elif transfer.is_headed and (code == pycurl.E_OK or transfer.is_cut or is_success(status)):
             self._end(
                 transfer,
                 status=status,

@@ -27,7 +27,7 @@ from urllib3.util.ssl_ import create_urllib3_context
 from .. import addresses
 from ..attempt import KEPT_ANSWER_BYTES, READ_ANSWER_BYTES, Outcome, Request
 from . import words
-from .engine import MOST_HEAD_BYTES, Settings, drop_late
+from .engine import MOST_HEAD_BYTES, Settings, drop_late, is_success
 from .resolving import Addresses, Resolver
 from .target import RefusedHeader, checked, target
 
@@ -115,15 +115,26 @@ class RequestsEngine:
             verify=True,
             proxies={"http": proxy, "https": proxy} if proxy else {},
         ) as response:
-            answer = response.raw.read(READ_ANSWER_BYTES, decode_content=False)
-            attempt.remaining()
-            if len(answer) < READ_ANSWER_BYTES and response.raw.length_remaining:
-                raise IncompleteRead(answer)  # urllib3 before 2 does not notice
+            try:
+                answer = _body(attempt, response)
+            except Exception:
+                if not is_success(response.status_code):
+                    raise
+                answer = b""
             return attempt.outcome(
                 status=response.status_code,
                 retry_after=next(iter(response.raw.headers.getlist("Retry-After")), None),
                 answer=answer[:KEPT_ANSWER_BYTES],
             )
+
+
+def _body(attempt: _Attempt, response: requests.Response) -> bytes:
+    """Read as much of an answer's body as is read at most."""
+    answer: bytes = response.raw.read(READ_ANSWER_BYTES, decode_content=False)
+    attempt.remaining()
+    if len(answer) < READ_ANSWER_BYTES and response.raw.length_remaining:
+        raise IncompleteRead(answer)  # urllib3 before 2 does not notice
+    return answer
 
 
 class _Attempt:

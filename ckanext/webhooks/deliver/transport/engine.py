@@ -48,7 +48,8 @@ class Engine(Protocol):
     Redirects are not followed, the environment's proxies, .netrc and
     certificates are not used, cookies are not kept, and at most
     :data:`~ckanext.webhooks.deliver.attempt.READ_ANSWER_BYTES` of an answer
-    are read, undecoded. A kept connection that turns out to be closed before
+    are read, undecoded. Whose head says success has taken what it was sent, also where its
+    body does not come whole or in time. A kept connection that turns out to be closed before
     anything of an answer came is replaced once, which is no other attempt.
 
     :ivar name: ``curl`` or ``requests``
@@ -73,6 +74,10 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Close all connections; what is under way is given up."""
+
+
+def is_success(status: int) -> bool:
+    return 200 <= status < 300
 
 
 def drop_late(connection: socket.socket, timeout: float) -> None:

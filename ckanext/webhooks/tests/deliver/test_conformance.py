@@ -121,11 +121,14 @@ def reset_after_the_request(connection: socket.socket) -> None:
     reset(connection)
 
 
-def reset_within_the_body(connection: socket.socket) -> None:
-    read_request(connection)
-    connection.sendall(head("200 OK", "Content-Length: 100") + b"half")
-    time.sleep(0.05)  # so that it is read before the reset makes it void
-    reset(connection)
+def reset_within_the_body(status: str) -> Behaviour:
+    def behave(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(head(status, "Content-Length: 100") + b"half")
+        time.sleep(0.05)  # so that it is read before the reset makes it void
+        reset(connection)
+
+    return behave
 
 
 def answer_before_the_body(answer: bytes) -> Behaviour:
@@ -220,9 +223,9 @@ CASES = {
         101,
     ),
     # The body
-    "drips a body": Case(dripping(head("200 OK", "Content-Length: 9999"), b"drop"), error=LATE),
-    "drips a body without a length": Case(dripping(head("200 OK"), b"drop"), error=LATE),
-    "drips chunks": Case(dripping(head("200 OK", CHUNKED), b"4\r\ndrop\r\n"), error=LATE),
+    "drips a body": Case(dripping(head("200 OK", "Content-Length: 9999"), b"drop"), 200),
+    "drips a body without a length": Case(dripping(head("200 OK"), b"drop"), 200),
+    "drips chunks": Case(dripping(head("200 OK", CHUNKED), b"4\r\ndrop\r\n"), 200),
     "endless body": Case(endless(head("200 OK"), KILOBYTE), 200, answer=KILOBYTE * 4),
     "gzip bomb": Case(send_bomb, 200, answer=bomb()[:KEPT_ANSWER_BYTES]),
     "chunks without end": Case(
@@ -231,18 +234,15 @@ CASES = {
     "one endless chunk": Case(
         endless(head("200 OK", CHUNKED) + b"7fffffff\r\n", KILOBYTE), 200, answer=KILOBYTE * 4
     ),
-    "a bad chunk": Case(
-        sending(head("200 OK", CHUNKED) + b"zz\r\nthanks\r\n0\r\n\r\n"), error=BROKEN
-    ),
-    "a negative chunk": Case(sending(head("200 OK", CHUNKED) + b"-5\r\nhello\r\n"), error=BROKEN),
-    "closes within a chunk": Case(sending(head("200 OK", CHUNKED) + b"6\r\ntha"), error=BROKEN),
-    "closes between chunks": Case(sending(head("200 OK", CHUNKED) + b"2\r\nth\r\n"), error=BROKEN),
+    "a bad chunk": Case(sending(head("200 OK", CHUNKED) + b"zz\r\nthanks\r\n0\r\n\r\n"), 200),
+    "a negative chunk": Case(sending(head("200 OK", CHUNKED) + b"-5\r\nhello\r\n"), 200),
+    "closes within a chunk": Case(sending(head("200 OK", CHUNKED) + b"6\r\ntha"), 200),
+    "closes between chunks": Case(sending(head("200 OK", CHUNKED) + b"2\r\nth\r\n"), 200),
     "endless trailers": Case(
-        endless(head("200 OK", CHUNKED) + b"2\r\nok\r\n0\r\n", b"A: b\r\n" * 100),
-        error=f"{TOO_LONG}|{LATE}",
+        endless(head("200 OK", CHUNKED) + b"2\r\nok\r\n0\r\n", b"A: b\r\n" * 100), 200
     ),
     "Content-Length too large": Case(
-        sending(head("200 OK", "Content-Length: 100") + b"thanks"), error=BROKEN
+        sending(head("200 OK", "Content-Length: 100") + b"thanks"), 200
     ),
     "Content-Length too small": Case(
         sending(head("200 OK", "Content-Length: 4") + b"thanks"), 200, answer=b"than"
@@ -251,9 +251,27 @@ CASES = {
         sending(head("200 OK", "Content-Length: many") + b"thanks"), error=NO_HTTP
     ),
     "closes within the body": Case(
-        sending(head("200 OK", "Content-Length: 99999") + KILOBYTE), error=BROKEN
+        sending(head("200 OK", "Content-Length: 99999") + KILOBYTE), 200
     ),
-    "resets within the body": Case(reset_within_the_body, error=BROKEN),
+    "resets within the body": Case(reset_within_the_body("200 OK"), 200),
+    # The same, where the head says that it was not taken
+    "500 with a bad chunk": Case(
+        sending(head("500 Oops", CHUNKED) + b"zz\r\nsorry\r\n0\r\n\r\n"), error=BROKEN
+    ),
+    "500 with a negative chunk": Case(
+        sending(head("500 Oops", CHUNKED) + b"-5\r\nsorry\r\n"), error=BROKEN
+    ),
+    "500, closes between chunks": Case(
+        sending(head("500 Oops", CHUNKED) + b"2\r\nso\r\n"), error=BROKEN
+    ),
+    "500, closes within the body": Case(
+        sending(head("500 Oops", "Content-Length: 99999") + KILOBYTE), error=BROKEN
+    ),
+    "500, resets within the body": Case(reset_within_the_body("500 Oops"), error=BROKEN),
+    "500 with endless trailers": Case(
+        endless(head("500 Oops", CHUNKED) + b"2\r\nok\r\n0\r\n", b"A: b\r\n" * 100),
+        error=f"{TOO_LONG}|{LATE}",
+    ),
     "a body that ends with the connection": Case(
         sending(head("200 OK") + b"thanks"), 200, answer=b"thanks"
     ),
@@ -442,7 +460,12 @@ TLS: dict[str, tuple[Callable[[Authority], Behaviour], str | None]] = {
     "refuses the handshake": (lambda _a: saying(b"\x15\x03\x01\0\x02\x02\x46"), "TLS failed: "),
     "plain HTTP": (lambda _a: saying(OK), "TLS failed: "),
     "is silent after the handshake": (lambda a: over_tls(a.context(), silent), LATE),
-    "drips": (lambda a: over_tls(a.context(), dripping(head("200 OK"), b".")), LATE),
+    "drips": (lambda a: over_tls(a.context(), dripping(head("500 Oops"), b".")), LATE),
+    # As Python's http.server does.
+    "ends a body without a length by hanging up, unannounced": (
+        lambda a: over_tls(a.context(), answering(head("200 OK") + b"thanks")),
+        None,
+    ),
 }
 
 
