@@ -1,34 +1,92 @@
 """The only reader of CKAN's configuration.
 
-Options, defaults and their reasons are declared in config_declaration.yaml.
+Options, defaults and their reasons are declared in config_declaration.yaml. CKAN is told of
+no types: of a number that is none it would make an exception, when it starts or later. Here
+each option has one reader, and what it cannot read counts as something that it can.
 """
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import logging
 import math
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 import ckan.plugins.toolkit as tk
+import yaml
 
 from . import encryption
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+_DECLARATION = Path(__file__).with_name("config_declaration.yaml")
+
 ENTITY = ("full", "stub")
 MINIMUM_AUTH = ("none", "editor", "admin", "sysadmin")
-# Days, where what is configured is none.
-_DISABLE_AFTER = 5.0
-_RETENTION_DAYS = 30.0
+# A century: PostgreSQL's times end somewhere beyond.
+_MOST_DAYS = 36_500
+# A year, in seconds.
+_LONGEST_WAIT = 31_536_000
+# More than any machine has sockets for.
+_MOST_IN_FLIGHT = 100_000
+# What PostgreSQL takes for an integer.
+_MOST = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Option(Generic[T]):
+    """An option that counts as something else where its value makes no sense.
+
+    :param read: gives what a value stands for, or raises ValueError, which says what would be
+        right
+    :param otherwise: what a value that makes no sense counts as; as the declared default where
+        this is None
+    """
+
+    name: str
+    read: Callable[[Any], T]
+    otherwise: str | None = None
+
+    @property
+    def key(self) -> str:
+        return f"ckanext.webhooks.{self.name}"
+
+    def value(self) -> T:
+        try:
+            return self.read(tk.config[self.key])
+        except ValueError:
+            return self.read(self._otherwise())
+
+    def mistakes(self) -> Iterator[str]:
+        try:
+            self.read(tk.config[self.key])
+        except ValueError as error:
+            yield (
+                f"{self.key} = {_written(tk.config[self.key])} is {error}: until it is, it counts"
+                f" as {_written(self._otherwise())}"
+            )
+
+    def _otherwise(self) -> Any:
+        return _defaults()[self.key] if self.otherwise is None else self.otherwise
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    declared = yaml.safe_load(_DECLARATION.read_text())["groups"][0]["options"]
+    return {option["key"]: option["default"] for option in declared}
 
 
 def minimum_auth() -> str:
-    """Give the role a user needs to create webhooks, as it was written."""
-    return str(tk.config["ckanext.webhooks.minimum_auth"]).strip().lower()
+    """Give the role a user needs to create webhooks."""
+    return _MINIMUM_AUTH_OPTION.value()
 
 
 def site_url() -> str:
@@ -52,17 +110,17 @@ def mail_from() -> str:
 
 
 def exclude_types() -> frozenset[str]:
-    return frozenset(tk.config["ckanext.webhooks.exclude_types"])
+    return frozenset(_EXCLUDE_TYPES.value())
 
 
 def entity() -> str:
     """Give how much of an entity is told: ``full`` or ``stub``."""
-    return str(tk.config["ckanext.webhooks.entity"]).strip().lower()
+    return _ENTITY_OPTION.value()
 
 
 def allowed_networks() -> list[str]:
     """Give what may be called although not public; an entry that makes no sense allows nothing."""
-    entries = tk.config["ckanext.webhooks.allowed_networks"]
+    entries = _entries(tk.config["ckanext.webhooks.allowed_networks"])
     return [text for text in entries if _is_network(text) or _is_endpoint(text)]
 
 
@@ -73,31 +131,31 @@ def broker_url() -> str:
 
 def timeout() -> float:
     """Give the seconds that one attempt may take, from resolving to the last byte."""
-    return float(tk.config["ckanext.webhooks.timeout"])
+    return _TIMEOUT.value()
 
 
 def retry_schedule() -> list[float]:
     """Give the seconds before each try; there are as many tries as entries."""
-    return [float(text) for text in tk.config["ckanext.webhooks.retry_schedule"]]
+    return _RETRY_SCHEDULE.value()
 
 
 def max_in_flight() -> int:
     """Give the requests that one worker has under way, 0 for what its engine is made for."""
-    return int(tk.config["ckanext.webhooks.max_in_flight"])
+    return _MAX_IN_FLIGHT.value()
 
 
 def max_in_flight_per_webhook() -> int:
-    return int(tk.config["ckanext.webhooks.max_in_flight_per_webhook"])
+    return _MAX_IN_FLIGHT_PER_WEBHOOK.value()
 
 
 def max_in_flight_per_host() -> int:
     """Give how many of them may go to one host, 0 for half of all."""
-    return int(tk.config["ckanext.webhooks.max_in_flight_per_host"])
+    return _MAX_IN_FLIGHT_PER_HOST.value()
 
 
 def max_in_flight_per_owner() -> int:
     """Give how many of them may be of one user's webhooks, 0 for half of all."""
-    return int(tk.config["ckanext.webhooks.max_in_flight_per_owner"])
+    return _MAX_IN_FLIGHT_PER_OWNER.value()
 
 
 def proxy() -> str | None:
@@ -115,46 +173,45 @@ def ca_bundle() -> str | None:
 
 def disable_after() -> float:
     """Give the seconds for which an endpoint may fail before its webhook is disabled."""
-    days = _positive(tk.config["ckanext.webhooks.disable_after"])
-    return (days or _DISABLE_AFTER) * 86400
+    return _DISABLE_AFTER.value() * 86400
 
 
 def verify() -> bool:
     """Tell whether endpoints must show that they want to be called."""
-    return bool(tk.config["ckanext.webhooks.verify"])
+    return _VERIFY.value()
 
 
 def max_per_user() -> int:
-    return int(tk.config["ckanext.webhooks.max_per_user"])
+    return _MAX_PER_USER.value()
 
 
 def max_per_host() -> int:
-    return int(tk.config["ckanext.webhooks.max_per_host"])
+    return _MAX_PER_HOST.value()
 
 
 def loop_bound() -> int:
     """Give how many changes of one dataset in an hour are told at once."""
-    return int(tk.config["ckanext.webhooks.loop_bound"])
+    return _LOOP_BOUND.value()
 
 
 def loop_pause() -> float:
     """Give the seconds between changes of a dataset above that."""
-    return float(tk.config["ckanext.webhooks.loop_pause"])
+    return _LOOP_PAUSE.value()
 
 
 def retention_days() -> float:
     """Give the days, or parts of them, for which events and ended deliveries are kept."""
-    return _positive(tk.config["ckanext.webhooks.retention_days"]) or _RETENTION_DAYS
+    return _RETENTION_DAYS.value()
 
 
 def log_max_size() -> int:
     """Give the MiB of content that the log may hold beside what it keeps in any case."""
-    return int(tk.config["ckanext.webhooks.log_max_size"])
+    return _LOG_MAX_SIZE.value()
 
 
 def secret_keys() -> list[str]:
     """Give the Fernet keys for secrets at rest: the first writes, all read."""
-    keys = list(tk.config["ckanext.webhooks.secret_keys"])
+    keys = _entries(tk.config["ckanext.webhooks.secret_keys"])
     if keys:
         return keys
     # CKAN 2.10 may have a beaker secret alone.
@@ -170,31 +227,15 @@ def report_mistakes() -> None:
 
 def mistakes() -> Iterator[str]:
     """Say of each option whose value makes no sense what that does, and what would be right."""
-    if entity() not in ENTITY:
-        yield (
-            f"ckanext.webhooks.entity = {entity()} is none of {', '.join(ENTITY)}: until it is,"
-            " only stubs are sent"
-        )
-    if minimum_auth() not in MINIMUM_AUTH:
-        yield (
-            f"ckanext.webhooks.minimum_auth = {minimum_auth()} is none of"
-            f" {', '.join(MINIMUM_AUTH)}: until it is, only sysadmins may create and change"
-            " webhooks"
-        )
-    for text in tk.config["ckanext.webhooks.allowed_networks"]:
+    for option in OPTIONS:
+        yield from option.mistakes()
+    for text in _entries(tk.config["ckanext.webhooks.allowed_networks"]):
         if not _is_network(text) and not _is_endpoint(text):
             yield (
                 f"ckanext.webhooks.allowed_networks: {text} is no network and allows nothing;"
                 " write it as in 10.20.0.0/16 or airflow.internal:8080"
             )
     yield from _mistakes_of_transport()
-    for name, default in (("disable_after", _DISABLE_AFTER), ("retention_days", _RETENTION_DAYS)):
-        days = tk.config[f"ckanext.webhooks.{name}"]
-        if _positive(days) is None:
-            yield (
-                f"ckanext.webhooks.{name} = {days} is no number of days above 0: until it is,"
-                f" it counts as {default:g}"
-            )
     try:
         encryption.encrypt("", secret_keys())
     except ValueError:
@@ -220,13 +261,80 @@ def _mistakes_of_transport() -> Iterator[str]:
         )
 
 
-def _positive(text: Any) -> float | None:
-    """Read a number above 0; None where it is something else."""
+def _entries(value: Any) -> list[str]:
+    """Read a list: CKAN gives it split where there are spaces, and many write commas."""
+    parts = [value] if isinstance(value, str) else value
+    return [entry for part in parts for entry in str(part).replace(",", " ").split()]
+
+
+def _number(text: Any, least: float, most: float) -> float:
+    """:raises ValueError: it is no such number"""
+    number = float(str(text))
+    if not least <= number <= most:  # nan neither
+        raise ValueError
+    return number
+
+
+def _whole(least: int, most: int) -> Callable[[Any], int]:
+    def read(text: Any) -> int:
+        try:
+            number = int(str(text))
+        except ValueError:
+            number = least - 1
+        if not least <= number <= most:
+            raise ValueError(f"no whole number from {least} to {most}")
+        return number
+
+    return read
+
+
+def _seconds(text: Any) -> float:
     try:
-        number = float(text)
-    except (TypeError, ValueError):
-        return None
-    return number if 0 < number < math.inf else None
+        # A tenth: less is over before a name is resolved.
+        return _number(text, 0.1, 3600)
+    except ValueError:
+        raise ValueError("no number of seconds from 0.1 to 3600") from None
+
+
+def _days(text: Any) -> float:
+    try:
+        return _number(text, math.ulp(0), _MOST_DAYS)
+    except ValueError:
+        raise ValueError(f"no number of days above 0, {_MOST_DAYS} at most") from None
+
+
+def _waits(value: Any) -> list[float]:
+    try:
+        waits = [_number(entry, 0, _LONGEST_WAIT) for entry in _entries(value)]
+    except ValueError:
+        waits = []
+    if not waits:
+        raise ValueError(f"no list of seconds, each from 0 to {_LONGEST_WAIT}, as in 0 60 3600")
+    return waits
+
+
+def _yes_or_no(value: Any) -> bool:
+    text = str(value).strip().lower()
+    if text in ("true", "yes", "on", "t", "y", "1"):
+        return True
+    if text in ("false", "no", "off", "f", "n", "0", ""):
+        return False
+    raise ValueError("neither true nor false")
+
+
+def _one_of(names: tuple[str, ...]) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        text = str(value).strip().lower()
+        if text not in names:
+            raise ValueError(f"none of {', '.join(names)}")
+        return text
+
+    return read
+
+
+def _written(value: Any) -> str:
+    """Give a value as it is written in ckan.ini."""
+    return " ".join(str(part) for part in value) if isinstance(value, list) else str(value)
 
 
 def _is_network(text: str) -> bool:
@@ -248,3 +356,42 @@ def _is_endpoint(text: str) -> bool:
 
 def _is_proxy(url: str | None) -> bool:
     return url is None or url.startswith(("http://", "https://"))
+
+
+# What is not known to allow more allows the least.
+_MINIMUM_AUTH_OPTION = Option("minimum_auth", _one_of(MINIMUM_AUTH), otherwise="sysadmin")
+_ENTITY_OPTION = Option("entity", _one_of(ENTITY), otherwise="stub")
+_EXCLUDE_TYPES = Option("exclude_types", _entries)
+_TIMEOUT = Option("timeout", _seconds)
+_RETRY_SCHEDULE = Option("retry_schedule", _waits)
+_MAX_IN_FLIGHT = Option("max_in_flight", _whole(0, _MOST_IN_FLIGHT))
+_MAX_IN_FLIGHT_PER_WEBHOOK = Option("max_in_flight_per_webhook", _whole(1, _MOST_IN_FLIGHT))
+_MAX_IN_FLIGHT_PER_HOST = Option("max_in_flight_per_host", _whole(0, _MOST_IN_FLIGHT))
+_MAX_IN_FLIGHT_PER_OWNER = Option("max_in_flight_per_owner", _whole(0, _MOST_IN_FLIGHT))
+_DISABLE_AFTER = Option("disable_after", _days)
+_VERIFY = Option("verify", _yes_or_no)
+_MAX_PER_USER = Option("max_per_user", _whole(0, _MOST))
+_MAX_PER_HOST = Option("max_per_host", _whole(0, _MOST))
+_LOOP_BOUND = Option("loop_bound", _whole(0, _MOST))
+_LOOP_PAUSE = Option("loop_pause", _whole(0, _LONGEST_WAIT))
+_RETENTION_DAYS = Option("retention_days", _days)
+_LOG_MAX_SIZE = Option("log_max_size", _whole(0, _MOST))
+OPTIONS: tuple[Option[Any], ...] = (
+    _MINIMUM_AUTH_OPTION,
+    _ENTITY_OPTION,
+    _EXCLUDE_TYPES,
+    _TIMEOUT,
+    _RETRY_SCHEDULE,
+    _MAX_IN_FLIGHT,
+    _MAX_IN_FLIGHT_PER_WEBHOOK,
+    _MAX_IN_FLIGHT_PER_HOST,
+    _MAX_IN_FLIGHT_PER_OWNER,
+    _DISABLE_AFTER,
+    _VERIFY,
+    _MAX_PER_USER,
+    _MAX_PER_HOST,
+    _LOOP_BOUND,
+    _LOOP_PAUSE,
+    _RETENTION_DAYS,
+    _LOG_MAX_SIZE,
+)

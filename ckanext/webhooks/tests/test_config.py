@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ckan.config.declaration import Declaration
 from cryptography.fernet import Fernet
 
 from .. import config, encryption
@@ -32,6 +33,7 @@ def test_each_option_is_explained(key):
 def test_what_is_read_is_what_is_declared():
     source = Path(config.__file__).read_text()
     read = {part.split('"')[0] for part in source.split('tk.config["')[1:]}
+    read |= {option.key for option in config.OPTIONS}
     assert {key for key in read if key.startswith("ckanext.webhooks.")} == set(OPTIONS)
 
 
@@ -100,14 +102,16 @@ def test_what_makes_sense_is_not_reported(value, caplog, ckan_config, monkeypatc
 def test_a_nonsense_minimum_auth_is_reported(value, caplog, ckan_config, monkeypatch):
     monkeypatch.setitem(ckan_config, "ckanext.webhooks.minimum_auth", value)
     (message,) = reported(caplog)
-    assert f"ckanext.webhooks.minimum_auth = {value.lower()}" in message
+    assert f"ckanext.webhooks.minimum_auth = {value}" in message
     assert "none, editor, admin, sysadmin" in message
+    assert config.minimum_auth() == "sysadmin"
 
 
 @pytest.mark.ckan_config("ckanext.webhooks.entity", "some")
 def test_a_nonsense_entity_is_reported(caplog):
     (message,) = reported(caplog)
     assert "ckanext.webhooks.entity = some is none of full, stub" in message
+    assert config.entity() == "stub"
 
 
 @pytest.mark.ckan_config(
@@ -172,13 +176,71 @@ def test_part_of_a_day_is_enough():
     assert config.retention_days() == 0.25
 
 
-@pytest.mark.parametrize("name", ["disable_after", "retention_days"])
-@pytest.mark.parametrize("value", ["0", "-1", "soon", "inf", "nan"])
-def test_a_time_that_is_none_is_reported_and_counts_as_the_default(
-    name, value, caplog, ckan_config, monkeypatch
+@pytest.mark.parametrize(
+    "value", ["0, 5, 300", "0,5,300", "0 5 300", ["0,", "5,", "300"], [0, 5, 300], " 0 ,5  300,"]
+)
+def test_spaces_and_commas_divide_what_is_listed(value, caplog, ckan_config, monkeypatch):
+    monkeypatch.setitem(ckan_config, "ckanext.webhooks.retry_schedule", value)
+    monkeypatch.setitem(ckan_config, "ckanext.webhooks.exclude_types", ["harvest,", "showcase"])
+    monkeypatch.setitem(ckan_config, "ckanext.webhooks.secret_keys", [",".join(KEYS)])
+    monkeypatch.setitem(ckan_config, "ckanext.webhooks.allowed_networks", ["10.0.0.0/8,solr:80"])
+    assert reported(caplog) == []
+    assert config.retry_schedule() == [0, 5, 300]
+    assert config.exclude_types() == {"harvest", "showcase"}
+    assert config.secret_keys() == KEYS
+    assert config.allowed_networks() == ["10.0.0.0/8", "solr:80"]
+
+
+NO_NUMBERS = ["", "soon", "nan", "inf", "-1", "1e300", "9" * 400, "5 s", None]
+NO_VALUES = {
+    "timeout": [*NO_NUMBERS, "0"],
+    "retry_schedule": ["", [], "0 soon", "0;5", "0, -1", "0 inf", "0 nan", "0 1e9"],
+    "max_in_flight": [*NO_NUMBERS, "1.5"],
+    "max_in_flight_per_webhook": [*NO_NUMBERS, "0"],
+    "max_in_flight_per_host": NO_NUMBERS,
+    "max_in_flight_per_owner": NO_NUMBERS,
+    "disable_after": [*NO_NUMBERS, "0"],
+    "retention_days": [*NO_NUMBERS, "0"],
+    "verify": ["maybe", "tru", "2"],
+    "max_per_user": NO_NUMBERS,
+    "max_per_host": NO_NUMBERS,
+    "loop_bound": NO_NUMBERS,
+    "loop_pause": NO_NUMBERS,
+    "log_max_size": NO_NUMBERS,
+}
+
+
+@pytest.mark.parametrize("name", NO_VALUES)
+def test_a_value_that_makes_no_sense_is_named_and_counts_as_the_default(
+    name, caplog, ckan_config, monkeypatch
 ):
-    monkeypatch.setitem(ckan_config, f"ckanext.webhooks.{name}", value)
-    (message,) = reported(caplog)
-    assert f"ckanext.webhooks.{name} = {value} is no number of days" in message
-    assert config.disable_after() == 5 * 86400
-    assert config.retention_days() == 30
+    expected = getattr(config, name)()
+    for value in NO_VALUES[name]:
+        monkeypatch.setitem(ckan_config, f"ckanext.webhooks.{name}", value)
+        (message,) = reported(caplog)
+        shown = OPTIONS[f"ckanext.webhooks.{name}"]["default"]
+        assert message.startswith(f"ckanext.webhooks.{name} = ")
+        assert message.endswith(f"until it is, it counts as {shown}")
+        assert getattr(config, name)() == expected
+
+
+def test_the_default_is_the_declared_one_whatever_is_set(ckan_config, monkeypatch):
+    for name in NO_VALUES:
+        monkeypatch.setitem(ckan_config, f"ckanext.webhooks.{name}", "none of them")
+    test_the_defaults()
+
+
+@pytest.mark.parametrize("text", ["true", "Yes", "on", "1"])
+def test_what_is_switched_on_is_on(text, ckan_config, monkeypatch):
+    monkeypatch.setitem(ckan_config, "ckanext.webhooks.verify", text)
+    assert config.verify() is True
+
+
+def test_ckan_starts_with_values_that_make_no_sense(ckan_config, monkeypatch):
+    """It refuses to where a value is not of the type that it was told of."""
+    declaration = Declaration()
+    declaration.load_dict(DECLARATION)
+    for name in NO_VALUES:
+        monkeypatch.setitem(ckan_config, f"ckanext.webhooks.{name}", "none of them")
+    _, errors = declaration.validate(ckan_config)
+    assert errors == {}
