@@ -20,8 +20,9 @@ from urllib.parse import urlsplit
 
 import ckan.plugins.toolkit as tk
 import yaml
+from kombu.transport import TRANSPORT_ALIASES
 
-from . import encryption
+from . import encryption, redis_broker
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,8 @@ def allowed_networks() -> list[str]:
 
 def broker_url() -> str:
     """Give the URL of Celery's broker: an own one, or CKAN's Redis."""
-    return str(tk.config["ckanext.webhooks.broker_url"] or tk.config["ckan.redis.url"])
+    own = str(tk.config["ckanext.webhooks.broker_url"] or "").strip()
+    return own if own and _is_broker(own) else str(tk.config["ckan.redis.url"])
 
 
 def timeout() -> float:
@@ -236,6 +238,12 @@ def mistakes() -> Iterator[str]:
                 " write it as in 10.20.0.0/16 or airflow.internal:8080"
             )
     yield from _mistakes_of_transport()
+    if not _is_broker(str(tk.config["ckanext.webhooks.broker_url"] or "").strip()):
+        # The value stays unsaid: it may hold a password.
+        yield (
+            "ckanext.webhooks.broker_url is no URL of a broker that Celery or redis-py knows, as"
+            " redis://localhost:6379/2: until it is, ckan.redis.url counts"
+        )
     try:
         encryption.encrypt("", secret_keys())
     except ValueError:
@@ -352,6 +360,19 @@ def _is_endpoint(text: str) -> bool:
         return bool(parts.hostname and parts.port) and parts.netloc == text
     except ValueError:
         return False
+
+
+def _is_broker(url: str) -> bool:
+    """Tell whether it is a URL of a broker, or none at all."""
+    if redis_broker.is_redis(url):
+        try:
+            redis_broker.celery_settings(url)
+        except ValueError:
+            return False
+        return True
+    # Of several, divided by semicolons, any may be used.
+    schemes = [one.split("://")[0].split("+")[0] for one in url.split(";") if "://" in one]
+    return not url or (bool(schemes) and all(name in TRANSPORT_ALIASES for name in schemes))
 
 
 def _is_proxy(url: str | None) -> bool:

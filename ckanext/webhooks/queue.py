@@ -17,10 +17,8 @@ from collections.abc import Callable, Sequence
 import kombu
 import redis
 from celery import Celery
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from . import config, rabbitmq
+from . import config, rabbitmq, redis_broker
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +52,14 @@ def configure() -> None:
     The worker sets its own time limits: see ``worker``.
     """
     missed = f"{_name()}-missed"
+    url = config.broker_url()
+    _redis.cache_clear()  # it goes by the certificates, too
     app.conf.update(
-        broker_url=config.broker_url(),
+        redis_broker.celery_settings(url)
+        if redis_broker.is_redis(url)
+        else {"broker_url": url, "broker_use_ssl": None}
+    )
+    app.conf.update(
         task_default_queue=missed,
         task_queues=[rabbitmq.missed(missed)],
         task_ignore_result=True,
@@ -102,7 +106,7 @@ def nudge() -> None:
     if time.monotonic() >= _quiet_until:
         _try(
             _push
-            if app.conf.broker_url.startswith("redis://")
+            if redis_broker.is_redis(app.conf.broker_url)
             else functools.partial(_send, WORK, queue=nudges()),
             "the sweep finds the event within a second if a worker runs",
         )
@@ -170,11 +174,8 @@ def _push() -> None:
 
 @functools.cache
 def _redis(url: str) -> redis.Redis:
-    return redis.Redis.from_url(
-        url,
-        socket_timeout=_PATIENCE,
-        socket_connect_timeout=_PATIENCE,
-        retry=Retry(NoBackoff(), 0),
+    return redis_broker.client(
+        {"broker_url": url, "broker_use_ssl": app.conf.broker_use_ssl}, _PATIENCE
     )
 
 

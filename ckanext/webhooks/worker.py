@@ -70,6 +70,7 @@ def configure() -> None:
         redis_socket_connect_timeout=_PATIENCE,
         # A broker that is away comes back; nobody has to start the worker then.
         broker_connection_max_retries=None,
+        worker_consumer="ckanext.webhooks.consuming:Persistent",
     )
 
 
