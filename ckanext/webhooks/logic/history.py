@@ -9,8 +9,8 @@ import ckan.plugins.toolkit as tk
 import sqlalchemy as sa
 from ckan import model
 
-from ..model import Delivery, Webhook, when
-from . import schema
+from ..model import Delivery, when
+from . import find, schema
 
 # Deliveries of one webhook and day that are looked at: a page of 25 webhooks and 14 days
 # reads 17,500 rows then, in some 50 ms, whatever there is.
@@ -37,11 +37,10 @@ def webhook_history(context: Any, data_dict: dict[str, Any]) -> dict[str, list[d
         2026-11-24), ``delivered``, ``failed`` and ``cancelled``
     :rtype: dictionary
     """
+    find.require_login(context)
     data = schema.validate(data_dict, schema.webhook_history(), context)
     for id_ in data["ids"]:
-        tk.check_access("webhook_history", context, {"id": id_})
-        if Webhook.get(id_) is None:
-            raise tk.ObjectNotFound(tk._("There is no webhook %s") % id_)
+        find.webhook("webhook_history", context, {"id": id_})
     days = _last_days(data["days"])
     history = {
         id_: [{"day": day.date().isoformat(), **_NOTHING} for day in days] for id_ in data["ids"]

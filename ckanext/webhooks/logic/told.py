@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from ckan import model
 
 from ..model import Status
-from . import schema
+from . import find, schema
 
 # Deliveries of one event that are counted: an editor need not know more exactly.
 MOST = 1000
@@ -38,6 +38,7 @@ def webhook_dataset_told(context: Any, data_dict: dict[str, Any]) -> dict[str, A
         older, none where that was all
     :rtype: dictionary
     """
+    find.require_login(context)
     data = schema.validate(data_dict, schema.webhook_dataset_told(), context)
     tk.check_access("webhook_dataset_told", context, data)
     dataset = model.Package.get(data["id"])

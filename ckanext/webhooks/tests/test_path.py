@@ -490,7 +490,7 @@ def test_a_private_dataset_reaches_its_owner_alone(site, ckan, receiver, worker,
         assert topics_of(elsewhere.settle(1.0), public["id"]) == ["dataset/create"]
         assert topics_of(elsewhere.requests, private["id"]) == []
         assert topics_of(receiver.wait(2), private["id"]) == ["dataset/create"]
-        with pytest.raises(ckanapi.NotAuthorized):
+        with pytest.raises(ckanapi.NotFound):
             stranger.action.webhook_show(id=hook)
 
 

@@ -235,8 +235,8 @@ def test_what_is_refused_is_not_repeated(bad, logged):
 def test_others_get_none_of_it():
     user, stranger = factories.User(), factories.User()
     hook = create(user, secret=SECRET, headers=HEADERS)
-    for caller in (stranger, None):
+    for caller, refusal in ((stranger, tk.ObjectNotFound), (None, tk.NotAuthorized)):
         for name in ("webhook_secret_show", "webhook_secret_rotate"):
-            with pytest.raises(tk.NotAuthorized) as error:
+            with pytest.raises(refusal) as error:
                 call(caller, name, id=hook)
             assert found_in(str(error.value)) == set()

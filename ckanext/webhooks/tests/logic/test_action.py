@@ -56,7 +56,7 @@ def test_the_usage_of_2015_goes_on_working():
     assert datetime.datetime.fromisoformat(shown["created_at"])
     assert ckan.action.webhook_delete(id=hook) == hook
     assert stored() == []
-    with pytest.raises(tk.NotAuthorized):
+    with pytest.raises(tk.ObjectNotFound):
         ckan.action.webhook_show(id=hook)
 
 

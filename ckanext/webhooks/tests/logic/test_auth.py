@@ -34,6 +34,12 @@ def refusal(caller, action, **data):
     return str(error.value)
 
 
+def refusal_to_find(caller, action, **data):
+    with pytest.raises(tk.ObjectNotFound) as error:
+        call(caller, action, **data)
+    return str(error.value)
+
+
 def may_create(caller) -> bool:
     try:
         create(caller)
@@ -46,8 +52,13 @@ def test_anonymous_callers_may_do_nothing():
     hook = create(factories.User())
     before = stored()
     for action in OF_ONE_WEBHOOK:
-        for id_ in (hook, "no-such-id"):
+        for id_ in (hook, "no-such-id", None, 5):
             refusal(None, action, id=id_)
+    for action in ("webhook_delivery_show", "webhook_redeliver", "webhook_dataset_told"):
+        refusal(None, action, id="no number")
+    refusal(None, "webhook_history", ids=None)
+    refusal(None, "webhook_replay", id=hook, since="no time")
+    refusal(None, "webhook_event_list", after="no number")
     refusal(None, "webhook_create", topic="*", address=ADDRESS)
     refusal(None, "webhook_list")
     refusal(None, "webhook_topic_list")
@@ -72,10 +83,18 @@ def test_another_s_webhook_and_none_look_the_same():
     stranger = factories.User()
     for action in OF_ONE_WEBHOOK:
         data = {"topic": "*", "address": ADDRESS} if action == "webhook_update" else {}
-        theirs = refusal(stranger, action, id=hook, **data)
-        none = refusal(stranger, action, id="no-such-id", **data)
+        theirs = refusal_to_find(stranger, action, id=hook, **data)
+        none = refusal_to_find(stranger, action, id="no-such-id", **data)
         assert theirs.replace(hook, "ID") == none.replace("no-such-id", "ID")
     assert stored() == before
+
+
+def test_what_its_owner_deleted_is_not_found():
+    owner = factories.User()
+    hook = create(owner)
+    call(owner, "webhook_delete", id=hook)
+    for action in OF_ONE_WEBHOOK:
+        assert hook in refusal_to_find(owner, action, id=hook)
 
 
 def test_sysadmins_may_do_all_of_it_and_are_told_what_does_not_exist():
@@ -265,8 +284,8 @@ def test_over_the_web_every_mistake_is_a_4xx_with_words(app):
     theirs.post("webhook_create", 400, data="[]")
 
     for action in OF_ONE_WEBHOOK:
-        theirs.post(action, 403, id=hook)
-        theirs.post(action, 403, id="no-such-id")
+        theirs.post(action, 404, id=hook)
+        theirs.post(action, 404, id="no-such-id")
         anonymous.post(action, 403, id=hook)
         admins.post(action, 404, id="no-such-id")
     anonymous.post("webhook_create", 403, topic="*", address=ADDRESS)

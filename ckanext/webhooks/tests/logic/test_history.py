@@ -70,8 +70,8 @@ def test_without_a_delivery_there_is_nothing_to_say(user):
 
 def test_they_are_for_the_owner_and_sysadmins(user):
     hook = create(user)
-    for caller in (None, factories.User()):
-        with pytest.raises(tk.NotAuthorized):
+    for caller, error in ((None, tk.NotAuthorized), (factories.User(), tk.ObjectNotFound)):
+        with pytest.raises(error):
             call(caller, "webhook_history", ids=[hook])
     for caller in (None, user):
         with pytest.raises(tk.NotAuthorized):

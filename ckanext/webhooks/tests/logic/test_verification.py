@@ -69,7 +69,7 @@ def test_its_owner_may_confirm_what_the_endpoint_received(receiver):
         with pytest.raises(tk.ValidationError) as error:
             call(user, "webhook_verify", id=hook, challenge=wrong)
         assert list(error.value.error_dict) == ["challenge"]
-    with pytest.raises(tk.NotAuthorized):
+    with pytest.raises(tk.ObjectNotFound):
         call(stranger, "webhook_verify", id=hook, challenge=challenge(receiver))
     assert row(hook).state == "unverified"
     shown = call(user, "webhook_verify", id=hook, challenge=challenge(receiver))

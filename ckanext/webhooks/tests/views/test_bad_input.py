@@ -108,7 +108,7 @@ def test_what_an_address_of_a_page_says_is_text(owner, sysadmin, hostile):
     for name in ("status", "topic", "since", "until", "cursor"):
         page = owner.get(f"/webhook/{hook}", **{name: said})
         assert is_text(page) and f'id="error-{name}"' in page.body, name
-    assert is_text(owner.get(f"/webhook/{said}", 403))
+    assert is_text(owner.get(f"/webhook/{said}", 404))
 
 
 def test_what_a_form_says_is_text_when_it_is_shown_again(owner, hostile):

@@ -142,18 +142,18 @@ class TestDelivery:
     def test_that_of_a_webhook_which_was_deleted_is_a_sysadmin_s(self, owner, sysadmin, hook):
         (number,) = write(hook, **ENDED)
         owner.submit(f"/webhook/{hook}/delete")
-        owner.get(f"/webhook/delivery/{number}", 403)
+        owner.get(f"/webhook/delivery/{number}", 404)
         assert "Redeliver" not in sysadmin.get(f"/webhook/delivery/{number}").body
 
     def test_others_see_and_repeat_none(self, visit, sysadmin, hook):
         (number,) = write(hook, **ENDED)
         other = visit(factories.User())
         before = stored("webhooks_delivery")
-        for some, status in ((other, 403), (visit(), 302)):
+        for some, status in ((other, 404), (visit(), 302)):
             some.get(f"/webhook/delivery/{number}", status)
             some.get(f"/webhook/delivery/{number}/body", status)
             some.post(f"/webhook/delivery/{number}/redeliver", status)
-        other.get("/webhook/delivery/999999999", 403)
+        other.get("/webhook/delivery/999999999", 404)
         sysadmin.get("/webhook/delivery/999999999", 404)
         sysadmin.get(f"/webhook/delivery/{'9' * 40}", 404)
         assert stored("webhooks_delivery") == before

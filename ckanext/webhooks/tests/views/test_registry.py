@@ -44,12 +44,12 @@ class TestWho:
         other = visit(factories.User())
         before = stored()
         for path in OF_ONE:
-            other.get(f"/webhook/{hook}{path}", 403)
-            other.get(f"/webhook/no-such{path}", 403)
+            other.get(f"/webhook/{hook}{path}", 404)
+            other.get(f"/webhook/no-such{path}", 404)
             sysadmin.get(f"/webhook/no-such{path}", 404)
             sysadmin.get(f"/webhook/{hook}{path}")
         for button in BUTTONS:
-            other.post(f"/webhook/{hook}/{button}", 403)
+            other.post(f"/webhook/{hook}/{button}", 404)
         assert stored() == before
         assert "mine alone" not in other.get("/dashboard/webhooks").body
 
