@@ -163,11 +163,20 @@ def moment(value: Any) -> datetime.datetime:
     try:
         # Python 3.10 reads no Z.
         found = datetime.datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text(value).strip()))
-        if found.tzinfo is None:
-            found = found.replace(tzinfo=datetime.timezone.utc)
-        return found.astimezone(datetime.timezone.utc)
-    except (ValueError, OverflowError):
+    except ValueError:
         raise tk.Invalid(tk._("Must be a time, as in 2026-11-24T18:27:56Z")) from None
+    if found.tzinfo is None:
+        found = found.replace(tzinfo=datetime.timezone.utc)
+    try:
+        found = found.astimezone(datetime.timezone.utc)
+    except OverflowError:  # in UTC it is of the year before the first, or after the last
+        found = _FIRST_MOMENT if found.year == 1 else _LAST_MOMENT
+    return min(max(found, _FIRST_MOMENT), _LAST_MOMENT)
+
+
+# A day from Python's ends: hours are added to a time, and taken from it. Nothing was told then.
+_FIRST_MOMENT = datetime.datetime(1, 1, 2, tzinfo=datetime.timezone.utc)
+_LAST_MOMENT = datetime.datetime(9999, 12, 30, tzinfo=datetime.timezone.utc)
 
 
 def topic(value: Any) -> str:

@@ -6,6 +6,7 @@ Those that look something up in CKAN's database are in test_schema.py.
 from __future__ import annotations
 
 import base64
+import datetime
 import json
 
 import ckan.plugins.toolkit as tk
@@ -28,6 +29,24 @@ def refused():
         return str(error.value.error)
 
     return text
+
+
+@pytest.mark.parametrize(
+    ("value", "year"),
+    [
+        ("0001-01-01T00:00:00Z", 1),
+        ("0001-01-01T00:00:00+14:00", 1),
+        ("0001-01-01", 1),
+        ("9999-12-31T23:59:59Z", 9999),
+        ("9999-12-31T23:59:59.999999-14:00", 9999),
+        ("2026-11-24T18:27:56Z", 2026),
+    ],
+)
+def test_a_time_may_be_any_and_leaves_room_to_reckon(value, year):
+    found = validators.moment(value)
+    assert found.year == year
+    assert found.utcoffset() == datetime.timedelta()
+    found - datetime.timedelta(hours=23), found + datetime.timedelta(hours=23)
 
 
 def test_plugins_find_each_by_its_name():
