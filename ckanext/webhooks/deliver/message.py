@@ -120,6 +120,8 @@ def ping(
 def headers(format_: str, custom: Mapping[str, str]) -> dict[str, str]:
     """Give what goes along with a body, but for the headers of ``signing``."""
     return {
+        # Firewalls refuse requests without it (OWASP's core rule set, rule 920300).
+        **({} if any(name.lower() == "accept" for name in custom) else {"Accept": "*/*"}),
         **custom,
         "Content-Type": CONTENT_TYPES[format_],
         "User-Agent": USER_AGENT,

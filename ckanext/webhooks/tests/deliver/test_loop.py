@@ -182,7 +182,15 @@ def test_custom_headers_go_along(receiver):
     assert headers["authorization"] == "Bearer x"
     assert headers["content-type"] == "application/json"
     assert headers["accept-encoding"] == "identity"
+    assert headers["accept"] == "*/*", "there are firewalls that want it"
     assert headers["user-agent"].startswith("ckanext-webhooks/")
+
+
+def test_an_accept_of_one_s_own_goes_along_alone(receiver):
+    subscribe(receiver, topic="dataset/create", headers={"accept": "text/plain"})
+    factories.Dataset()
+    tasks.work_once()
+    assert receiver.requests[0].headers["accept"] == "text/plain"
 
 
 @pytest.mark.parametrize("format_", ["classic", "standard", "cloudevents"])

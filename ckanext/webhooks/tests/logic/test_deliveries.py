@@ -189,7 +189,6 @@ class TestShow:
             "x-key",
             "webhook-signature",
             "host",
-            "accept",
             "connection",
             "content-length",
         }
