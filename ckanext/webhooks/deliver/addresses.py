@@ -9,17 +9,23 @@ is hidden in an IPv6 transition address.
 from __future__ import annotations
 
 import ipaddress
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import urlsplit
 
+import idna
+
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # What browsers and servers accept; longer ones are a mistake or an attack.
 MAX_URL_LENGTH = 2048
+# RFC 1035, section 2.3.4. An underscore is in names that are no host's of the internet's.
+_MAX_NAME_LENGTH = 253
+_LABEL = re.compile("[a-z0-9_-]{1,63}")
 OPTION = "ckanext.webhooks.allowed_networks"
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -255,12 +261,33 @@ def _check_host(host: str, port: int, allowed_networks: tuple[str, ...]) -> None
         raise RefusedAddress("must not have a percent sign in its host")
     elif name == "localhost" or name.endswith(".localhost"):  # RFC 6761, section 6.3
         check_ip("127.0.0.1", allowed_networks, name, port)
+    elif not _is_name(host, name):
+        raise RefusedAddress("must name a host, as in https://example.com/callback")
+
+
+def _is_name(host: str, name: str) -> bool:
+    """Tell whether there can be a host of that name; else it is never sent to.
+
+    :param name: the host as :func:`_canonical` writes it
+    """
+    labels = name.split(".")
+    try:
+        # As what sends writes it (urllib3): by IDNA of 2008, which knows fewer names.
+        host.isascii() or idna.encode(host.lower(), strict=True, std3_rules=True)
+    except idna.IDNAError:
+        return False
+    return (
+        len(name) <= _MAX_NAME_LENGTH
+        and all(_LABEL.fullmatch(label) for label in labels)
+        # It would be an IPv4 address, and is none (WHATWG URL, section 3.5).
+        and not labels[-1].isdigit()
+    )
 
 
 def _canonical(host: str) -> str:
     """Give one spelling of a host: as IDNA reads it, and addresses as usual."""
     # Digits, letters and full stops have many forms.
-    name = unicodedata.normalize("NFKC", host).replace("\u3002", ".").rstrip(".").lower()
+    name = unicodedata.normalize("NFKC", host).replace("\u3002", ".").removesuffix(".").lower()
     ip = _as_ip(name)
     if ip is not None:
         return str(ip)

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from ...deliver import addresses
 from ...deliver.addresses import RefusedAddress, check_ip, check_url
+from ...deliver.transport.engine import Settings
+from ...deliver.transport.target import target
 
 OPTION = "ckanext.webhooks.allowed_networks"
 
@@ -413,12 +415,35 @@ def test_urls_that_may_not(url, wrong):
         check_url(url, ())
 
 
-@pytest.mark.parametrize(
-    "host", ["1.2.3.4.5", "256.1.1.1.1", "0x", "08.1.1.1", "1..2", "a.1", "1.b", "0xg"]
-)
+@pytest.mark.parametrize("host", ["0x", "1.b", "0xg", "a_b", "xn--bcher-kva", "a." * 126 + "a"])
 def test_what_is_no_number_is_a_name(host):
     """Whether it resolves, and where to, is checked at each dial."""
     check_url(f"http://{host}/", ())
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("*.example.com", ".example.com", "example..com", "example.com..", ".", "a,b.example"),
+        *("256.256.256.256", "1.2.3.4.5", "256.1.1.1.1", "08.1.1.1", "1..2", "a.1"),
+        *("a" * 64 + ".example", "ü" * 70 + ".example", "a." * 127 + "a", "a" * 1500),
+        *("☃.example", "-ü.example"),
+    ],
+)
+def test_what_can_never_be_a_host_is_refused_as_where_it_would_be_sent(host):
+    with pytest.raises(RefusedAddress, match="must name a host"):
+        check_url(f"http://{host}/", ())
+
+
+@given(st.text(alphabet="aZ09-_.*ü①☃。ß\u200d%", min_size=1, max_size=80))
+def test_what_the_field_takes_is_what_can_be_sent_to(host):
+    url = f"http://{host}/"
+    try:
+        check_url(url, ())
+    except RefusedAddress:
+        return
+    found = target(url, Settings((), None, None))
+    found.host.encode("idna")  # as the resolver asks for it
 
 
 @given(st.text())
