@@ -37,7 +37,8 @@ def webhook_event_list(context: Any, data_dict: dict[str, Any]) -> dict[str, Any
     active webhook. Events older than ``ckanext.webhooks.retention_days`` go,
     except the newest of each dataset: after a longer absence start anew.
 
-    :param after: the cursor: only events with a higher sequence (default 0)
+    :param after: the cursor: only events with a higher sequence (default 0). One that the
+        log has not reached is refused: it was restored since, so start anew
     :type after: int
     :param topic: only this topic, or pattern of topics (optional)
     :type topic: string
@@ -57,6 +58,10 @@ def webhook_event_list(context: Any, data_dict: dict[str, Any]) -> dict[str, Any
         raise tk.NotAuthorized(tk._("The feed is somebody's: log in, or send an API token"))
     labels, since = sight.labels_of(user.id), sight.since_of(user.id)
     connection = model.Session.connection()
+    end = connection.execute(_END).scalar_one()
+    if data["after"] > end:
+        why = tk._("The log ends at %d: it was restored, or is another portal's. Begin anew at 0")
+        raise tk.ValidationError({"after": [why % end]})
     found = connection.execute(
         _FOUND,
         {
@@ -87,6 +92,8 @@ def webhook_event_list(context: Any, data_dict: dict[str, Any]) -> dict[str, Any
     }
 
 
+# The last number that was given, whatever has left the log since.
+_END = sa.text("SELECT coalesce(pg_sequence_last_value('webhooks_event_order'), 0)")
 # A first choice by what an index of labels would tell; `told` and `sending`
 # have the last word.
 _FOUND = sa.text(

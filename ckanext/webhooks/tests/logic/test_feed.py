@@ -203,6 +203,19 @@ def test_nobody_reads_it_anonymously():
         call(None, "webhook_event_list")
 
 
+def test_a_cursor_beyond_the_end_is_refused_and_says_what_to_do():
+    """After a restore, "there is no more" would be silence for ever."""
+    user = factories.User()
+    factories.Dataset()
+    dispatch()
+    end = call(user, "webhook_event_list")["cursor"]
+    assert call(user, "webhook_event_list", after=end)["more"] is False
+    with pytest.raises(tk.ValidationError) as error:
+        call(user, "webhook_event_list", after=end + 1)
+    (why,) = error.value.error_dict["after"]
+    assert str(end) in why and "Begin anew at 0" in why
+
+
 @pytest.mark.parametrize(
     ("field", "value"), [("after", -1), ("limit", 0), ("limit", 1001), ("topic", "dataset/x")]
 )
