@@ -51,7 +51,7 @@ _WORDS = (
     *(N_("this network"), N_("private"), N_("carrier-grade NAT"), N_("loopback")),
     *(N_("link-local"), N_("reserved"), N_("documentation"), N_("benchmarking")),
     *(N_("multicast"), N_("unspecified"), N_("local-use NAT64"), N_("discard-only")),
-    *(N_("segment routing"), N_("site-local")),
+    *(N_("segment routing"), N_("site-local"), N_("this machine's own")),
 )
 # With a figure in them, or with words that may be one of these or somebody else's. What
 # fits two fits the first.

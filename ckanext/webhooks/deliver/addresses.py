@@ -146,7 +146,13 @@ def check_url(url: str, allowed_networks: Iterable[str]) -> None:
     _check_host(host, port or DEFAULT_PORTS[parts.scheme], tuple(allowed_networks))
 
 
-def check_ip(ip: str, allowed_networks: Iterable[str], host: str = "", port: int = 0) -> None:
+def check_ip(
+    ip: str,
+    allowed_networks: Iterable[str],
+    host: str = "",
+    port: int = 0,
+    is_own: bool = False,
+) -> None:
     """Check one resolved address.
 
     :param ip: as ``getaddrinfo`` gives it
@@ -155,10 +161,14 @@ def check_ip(ip: str, allowed_networks: Iterable[str], host: str = "", port: int
         IPv6. A cloud's metadata service only where it is listed by itself.
     :param host: the name that it is an address of
     :param port: the one that is to be called
+    :param is_own: it is one of this machine's: what listens on all of them is reached by it
     :raises RefusedAddress: it is not public and not allowed
     """
     address = ipaddress.ip_address(ip.split("%", 1)[0])
-    why = refusal(address, read_allowed(tuple(allowed_networks)), host, port)
+    allowed = read_allowed(tuple(allowed_networks))
+    why = refusal(address, allowed, host, port)
+    if why is None and is_own and not _is_open(address, allowed, host, port):
+        why = "this machine's own"
     if why is not None:
         raise RefusedAddress(
             f"{ip} is not a public address ({why}); the portal's operator may allow it by {OPTION}"
@@ -188,7 +198,7 @@ def refusal(
         for inner in every:
             if inner in _METADATA and not allowed.has_by_itself(inner, port):
                 return f"cloud metadata: {_METADATA[inner]}"
-    if allowed.has(address, port) or (host and (_canonical(host), port) in allowed.endpoints):
+    if _is_open(address, allowed, host, port):
         return None
     for inner in every:
         if allowed.has(inner, port):
@@ -199,6 +209,12 @@ def refusal(
     if address.version == 6 and len(every) == 1 and address not in _UNICAST:
         return "reserved"
     return None
+
+
+def _is_open(address: IPAddress, allowed: Allowed, host: str, port: int) -> bool:
+    return allowed.has(address, port) or bool(
+        host and (_canonical(host), port) in allowed.endpoints
+    )
 
 
 def embedded(address: IPAddress) -> tuple[ipaddress.IPv4Address, ...]:

@@ -27,6 +27,9 @@ _MOST_KEPT = 10_000
 # that each gets a fair part of the time.
 _MOST_CALLED = 4
 
+# For documentation. A machine that can bind it can bind any (ip_nonlocal_bind).
+_NOBODYS = "192.0.2.1"
+
 Addresses = tuple[str, ...]
 Answered = Callable[["Addresses | Exception"], None]
 
@@ -118,7 +121,7 @@ class Resolver:
 
     def _check(self, host: str, port: int, found: Sequence[str]) -> Addresses:
         for ip in found:
-            addresses.check_ip(ip, self._allowed, host, port)
+            addresses.check_ip(ip, self._allowed, host, port, _is_own(ip))
         called = tuple(itertools.islice(_alternating(found), _MOST_CALLED))
         with self._lock:
             now = time.monotonic()
@@ -134,6 +137,26 @@ def _look_up(host: str) -> list[str]:
     if not found:
         raise socket.gaierror(socket.EAI_NODATA, "it has no address")
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def _is_own(ip: str) -> bool:
+    """Tell whether an address, or one within it, is this machine's: only such can be bound."""
+    address = ipaddress.ip_address(ip.split("%", 1)[0])
+    every = (address, *addresses.embedded(address))
+    return any(_is_bindable(str(each)) for each in every) and not _is_bindable(_NOBODYS)
+
+
+def _is_bindable(ip: str) -> bool:
+    try:
+        with socket.socket(_family(ip), socket.SOCK_DGRAM) as bound:
+            bound.bind((ip, 0))
+    except OSError:
+        return False
+    return True
+
+
+def _family(ip: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in ip else socket.AF_INET
 
 
 def _alternating(found: Iterable[str]) -> Iterable[str]:

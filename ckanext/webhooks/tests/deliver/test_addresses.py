@@ -415,6 +415,16 @@ def test_urls_that_may_not(url, wrong):
         check_url(url, ())
 
 
+def test_an_address_of_this_machine_is_refused_like_loopback():
+    """A service that listens on all of them is behind no firewall there."""
+    for ip in ("8.8.8.8", "2606:4700:4700::1111"):
+        with pytest.raises(RefusedAddress, match="this machine's own"):
+            check_ip(ip, (f"{ip}:80",), "portal.example", 8983, is_own=True)
+    check_ip("8.8.8.8", ("8.8.8.8:8983",), "", 8983, is_own=True)
+    check_ip("8.8.8.8", ("8.8.8.0/24",), is_own=True)
+    check_ip("8.8.8.8", ("portal.example:8983",), "portal.example", 8983, is_own=True)
+
+
 @pytest.mark.parametrize("host", ["0x", "1.b", "0xg", "a_b", "xn--bcher-kva", "a." * 126 + "a"])
 def test_what_is_no_number_is_a_name(host):
     """Whether it resolves, and where to, is checked at each dial."""

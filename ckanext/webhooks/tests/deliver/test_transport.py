@@ -13,8 +13,9 @@ import time
 
 import pytest
 
+from ...deliver.addresses import RefusedAddress
 from ...deliver.attempt import KEPT_ANSWER_BYTES, Request
-from ...deliver.transport import Settings, engine_name, open_engine
+from ...deliver.transport import Settings, engine_name, open_engine, resolving
 from .hostile import (
     ENGINES,
     HEADERS,
@@ -542,3 +543,13 @@ def test_a_proxy_gets_all_and_the_names_are_its_own_to_resolve(send, scheme):
         assert heads[0].startswith(b"CONNECT no-such-name.invalid:443 HTTP/1.")
         assert outcome.status is None
         assert outcome.error.startswith("the proxy refused")
+
+
+def test_an_address_of_this_machine_is_known_for_one_and_refused(monkeypatch):
+    assert resolving._is_own("127.0.0.1") and resolving._is_own("::ffff:127.0.0.1")
+    for ip in ("8.8.8.8", "192.0.2.1", "2606:4700:4700::1111"):
+        assert not resolving._is_own(ip)
+    monkeypatch.setattr(resolving, "_is_bindable", {"8.8.8.8"}.__contains__)
+    with pytest.raises(RefusedAddress, match="this machine's own"):
+        resolving.Resolver(()).known("8.8.8.8", 8983)
+    assert resolving.Resolver(("8.8.8.8:8983",)).known("8.8.8.8", 8983) == ("8.8.8.8",)
