@@ -186,6 +186,8 @@ def _move_page(connection: Connection, move: _Move) -> None:
         connection.execute(_GO_ON, values)
     else:
         connection.execute(_END, {"user_id": move.user_id})
+        # What was noted meanwhile of who was on the way.
+        notice(connection, is_all_told(connection))
 
 
 def _bounds(move: _Move) -> dict[str, Any]:

@@ -269,7 +269,9 @@ class TestWhatMayStillBeSent:
         assert b"purged title" not in request.body
 
     @pytest.mark.parametrize("tried_before", [False, True])
-    def test_an_owner_who_lost_the_right_gets_nothing(self, receiver, tried_before):
+    def test_an_owner_who_lost_the_right_gets_nothing_but_what_takes_it_back(
+        self, receiver, tried_before
+    ):
         organization = factories.Organization()
         user = factories.User()
         member = {"id": organization["id"], "username": user["name"]}
@@ -284,7 +286,8 @@ class TestWhatMayStillBeSent:
         owners.forget()
         make_due()
         tasks.work_once()
-        assert receiver.requests == []
+        assert [r.json["topic"] for r in receiver.requests] == ["dataset/delete"] * tried_before
+        assert b"members only" not in b"".join(r.body for r in receiver.requests)
 
     def test_a_deleted_owner_gets_nothing(self, receiver):
         user = factories.User()

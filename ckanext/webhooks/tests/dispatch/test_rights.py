@@ -240,6 +240,22 @@ def test_a_dataset_that_changes_in_the_middle_of_a_move_is_told_in_order(
     assert list(by_dataset.values()) == [expected] * 3
 
 
+def test_who_leaves_in_the_middle_of_a_move_is_told_when_it_ends(
+    receiver, user, organization, monkeypatch
+):
+    monkeypatch.setattr(rights, "PAGE", 1)
+    subscribe(receiver, user, topic="dataset/*")
+    datasets = [private(organization) for _ in range(3)]
+    told(receiver)
+    join(organization, user)
+    notice_rights()
+    move_on()
+    leave(organization, user)
+    tasks.work_once()
+    deleted = [r.json for r in receiver.requests if r.json["topic"] == "dataset/delete"]
+    assert sorted(b["entity"]["id"] for b in deleted) == sorted(d["id"] for d in datasets)
+
+
 def test_what_waits_when_the_right_is_lost_is_superseded(receiver, user, organization):
     join(organization, user)
     subscribe(receiver, user)
@@ -264,11 +280,15 @@ def test_a_right_that_comes_back_unnoticed_loses_nothing(receiver, user, organiz
     private(organization)
     told(receiver)
     receiver.respond = lambda request: (204, {}, b"")
-    leave(organization, user)
+    # By SQL, which nobody hears.
+    set_state = "UPDATE member SET state = :state WHERE table_id = :user"
+    execute(set_state, state="deleted", user=user["id"])
+    owners.forget()
     make_due()
     tasks.work_once()
     assert receiver.requests == []
-    join(organization, user)
+    execute(set_state, state="active", user=user["id"])
+    owners.forget()
     make_due()
     assert topics(told(receiver)) == CREATED
 
