@@ -457,7 +457,7 @@ def test_celery_by_its_own_command_works_too(site, ckan, receiver, no_worker, ho
         )
     try:
         new_dataset(ckan)
-        receiver.wait(1, timeout=40)
+        receiver.wait(1, timeout=120)
     finally:
         process.terminate()
         code = process.wait(20)

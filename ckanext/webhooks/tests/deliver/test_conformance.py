@@ -42,13 +42,15 @@ from .hostile import (
 # Most of it is waiting.
 pytestmark = pytest.mark.acceptance
 
-DEADLINE = 0.5
-# Seconds by which an outcome may be late, and bytes by which the worker may grow.
-MARGIN = 0.25
+DEADLINE = 1.0
+# Seconds by which an outcome may be late on a busy machine, and bytes by which the worker may grow.
+MARGIN = 1.0
+# Seconds for what has to come about: no endpoint keeps it waiting.
+PATIENCE = 20.0
 MOST_GROWTH = 20_000_000
 SECRET = "very-secret-value"
 
-LATE = "no complete answer within 0.5 s"
+LATE = f"no complete answer within {DEADLINE:g} s"
 BROKEN = "the connection ended before the answer was complete"
 NO_HTTP = "the answer is not HTTP/1.1"
 TOO_LONG = "the answer has more than 99 headers, or more than 64 KiB of them"
@@ -392,13 +394,13 @@ def test_an_endpoint_that_does_not_accept(send):
 def test_an_endpoint_that_redirects_to_itself(send):
     with serving(silent) as server:
         server.behave = sending(head("301 Here", f"Location: {server.url}", NOTHING))
-        assert send(server.url, timeout=DEADLINE).status == 301
+        assert send(server.url, timeout=PATIENCE).status == 301
         assert server.accepted == 1
 
 
 def test_an_endpoint_that_resets_a_fresh_connection_is_not_called_twice(send):
     with serving(reset_after_the_request) as server:
-        assert send(server.url, timeout=DEADLINE).error.startswith(BROKEN)
+        assert send(server.url, timeout=PATIENCE).error.startswith(BROKEN)
         assert server.accepted == 1
 
 
@@ -412,8 +414,8 @@ def test_an_endpoint_that_breaks_off_on_a_kept_connection_is_not_called_twice(se
         connection.sendall(b"HTTP/1.1 200 OK\r\nA")
 
     with serving(behave) as server:
-        assert send(server.url, timeout=DEADLINE).status == 200
-        assert send(server.url, timeout=DEADLINE).error.startswith(BROKEN)
+        assert send(server.url, timeout=PATIENCE).status == 200
+        assert send(server.url, timeout=PATIENCE).error.startswith(BROKEN)
         assert server.accepted == 1
 
 
@@ -541,27 +543,31 @@ def no_such_name() -> list[str]:
     raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
 
+# Seconds in which a name server does not answer.
+SILENCE = 8.0
+
+
 def no_answer() -> list[str]:
-    time.sleep(2 * DEADLINE)
+    time.sleep(SILENCE)
     return ["127.0.0.1"]
 
 
 def test_a_name_that_does_not_exist(send, names):
     names.answers[names.a] = [no_such_name]
-    outcome = send(f"http://{names.a}/", timeout=DEADLINE)
+    outcome = send(f"http://{names.a}/", timeout=PATIENCE)
     assert outcome.error == "the name does not resolve: Name or service not known"
     assert (outcome.dialled, outcome.connect, outcome.wait) == (None, None, None)
     assert outcome.resolve >= 0
 
 
 def test_a_name_that_is_none(send):
-    outcome = send(f"http://{'a' * 70}.test/", timeout=DEADLINE)
+    outcome = send(f"http://{'a' * 70}.test/", timeout=PATIENCE)
     assert re.match("the name does not resolve|address refused", outcome.error)
 
 
 def test_a_name_that_has_no_address(send, names):
     names.answers[names.a] = [[]]
-    assert send(f"http://{names.a}/", timeout=DEADLINE).error.startswith(
+    assert send(f"http://{names.a}/", timeout=PATIENCE).error.startswith(
         "the name does not resolve: "
     )
 
@@ -576,8 +582,8 @@ def test_a_name_server_that_does_not_answer(send, names):
         assert abs(outcome.resolve - DEADLINE) <= MARGIN
         assert outcome.connect is None
         began = time.monotonic()
-        assert send(f"http://{names.b}:{server.port}/", timeout=DEADLINE).status == 200
-        assert time.monotonic() - began < DEADLINE / 2
+        assert send(f"http://{names.b}:{server.port}/", timeout=PATIENCE).status == 200
+        assert time.monotonic() - began < SILENCE / 2
         assert send(f"http://{names.a}:81/", timeout=0.1).error
     assert names.asked.count(names.a) == 1
 
@@ -585,7 +591,7 @@ def test_a_name_server_that_does_not_answer(send, names):
 def test_a_name_that_changes_between_check_and_dial(send, names):
     names.answers[names.a] = [["127.0.0.1"], ["10.0.0.1"]]
     with serving(answering(OK)) as server:
-        outcome = send(f"http://{names.a}:{server.port}/", timeout=DEADLINE)
+        outcome = send(f"http://{names.a}:{server.port}/", timeout=PATIENCE)
     assert (outcome.status, outcome.dialled) == (200, "127.0.0.1")
     assert names.asked.count(names.a) == 1
 
@@ -598,7 +604,7 @@ def test_a_name_that_moves(send, names, monkeypatch):
         serving(answering(OK, OK, OK)) as old,
         serving(answering(OK), "127.0.0.2", old.port) as new,
     ):
-        dialled = [send(f"http://{names.a}:{old.port}/", DEADLINE).dialled for _ in range(3)]
+        dialled = [send(f"http://{names.a}:{old.port}/", PATIENCE).dialled for _ in range(3)]
         assert dialled == ["127.0.0.1", "127.0.0.1", "127.0.0.2"]
         assert (old.accepted, new.accepted) == (1, 1)
 
@@ -607,7 +613,7 @@ def test_two_names_of_one_address_share_no_connection(send, names):
     names.answers.update({names.a: [["127.0.0.1"]], names.b: [["127.0.0.1"]]})
     with serving(answering(OK, OK)) as server:
         for name in (names.a, names.b, names.a):
-            assert send(f"http://{name}:{server.port}/", DEADLINE).status == 200
+            assert send(f"http://{name}:{server.port}/", PATIENCE).status == 200
         assert server.accepted == 2
 
 
@@ -620,16 +626,16 @@ def test_no_thread_to_resolve_in(send, names, monkeypatch):
         assert send(server.url).status == 200  # requests has its threads by now
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", start)
-            outcome = send(f"http://{names.a}:{server.port}/", DEADLINE)
+            outcome = send(f"http://{names.a}:{server.port}/", PATIENCE)
         assert "can't start new thread" in outcome.error
-        assert send(f"http://{names.a}:{server.port}/", DEADLINE).status == 200
+        assert send(f"http://{names.a}:{server.port}/", PATIENCE).status == 200
 
 
 @pytest.mark.parametrize("private", ["10.0.0.1", "::1", "169.254.169.254", "fe80::1%lo"])
 def test_a_name_with_public_and_private_addresses(send, names, private):
     names.answers[names.a] = [["127.0.0.1", "8.8.8.8", private]]
     with serving(answering(OK)) as server:
-        outcome = send(f"http://{names.a}:{server.port}/", DEADLINE, allowed=("127.0.0.0/8",))
+        outcome = send(f"http://{names.a}:{server.port}/", PATIENCE, allowed=("127.0.0.0/8",))
         assert outcome.error.startswith(f"address refused: {private} is not a public address")
         assert (outcome.dialled, server.accepted) == (None, 0)
 
@@ -691,7 +697,7 @@ def test_a_name_whose_first_address_is_silent(send, names, authority, scheme):
 )
 def test_a_url_that_hides_something(send, url):
     with serving(answering(OK)) as server:
-        outcome = send(url.format(port=server.port), timeout=DEADLINE)
+        outcome = send(url.format(port=server.port), timeout=PATIENCE)
         assert outcome.error.startswith("address refused: ")
         assert server.accepted == 0
 
@@ -724,7 +730,7 @@ def test_a_url_whose_escapes_stay_escaped(send):
 )
 def test_a_header_that_hides_another(send, name, value):
     with serving(answering(OK)) as server:
-        outcome = send(server.url, timeout=DEADLINE, headers={**HEADERS, name: value})
+        outcome = send(server.url, timeout=PATIENCE, headers={**HEADERS, name: value})
         assert outcome.status is None
         assert outcome.error.startswith("the header ")
         assert SECRET not in outcome.error
