@@ -16,6 +16,7 @@ from ..model import (
     WebhookState,
     connected,
     in_transaction,
+    missed_from,
     pending_of,
 )
 from ..model.base import BEGIN, HASTILY, array
@@ -102,9 +103,9 @@ _HEALTH = sa.text(
     """
 )
 _DISABLE = sa.text(
-    """
+    f"""
     UPDATE webhooks w SET state = 'disabled', state_reason = o.reason,
-        missed_since = coalesce(w.missed_since, clock_timestamp()),
+        missed_since = least(w.missed_since, {missed_from("w.id")}),
         updated_at = timezone('utc', clock_timestamp())
     FROM unnest(CAST(:ids AS text[]), CAST(:reasons AS text[])) AS o(id, reason)
     WHERE w.id = o.id AND w.state = 'active'

@@ -9,7 +9,7 @@ from ckan import model
 from sqlalchemy.dialects.postgresql import JSONB
 
 from .. import queue
-from ..model import BY_A_PERSON, Circuit, Webhook, WebhookState, pending_of
+from ..model import BY_A_PERSON, Circuit, Webhook, WebhookState, missed_from, pending_of
 from ..visibility import stored_labels
 from . import sight, verification
 
@@ -31,13 +31,14 @@ def make_active(webhook: Any) -> None:
 def disable(webhook: Any) -> None:
     webhook.state = WebhookState.DISABLED.value
     webhook.state_reason = BY_A_PERSON
-    _miss_from_now_on(webhook)
+    _miss_what_waits(webhook)
     model.Session.flush()
     cancel_pending(webhook.id, "disabled")
 
 
-def _miss_from_now_on(webhook: Any) -> None:
-    webhook.missed_since = sa.func.coalesce(Webhook.missed_since, sa.func.clock_timestamp())
+def _miss_what_waits(webhook: Any) -> None:
+    first = sa.literal_column(missed_from("webhooks.id"))
+    webhook.missed_since = sa.func.least(Webhook.missed_since, first)
 
 
 def forget_trouble(webhook: Any) -> None:
@@ -85,7 +86,7 @@ def enable(webhook: Any, was: str, moved: bool) -> None:
     if was == WebhookState.UNVERIFIED.value and verification.is_open(webhook) and not moved:
         return
     if was == WebhookState.ACTIVE.value and verification.is_open(webhook):
-        _miss_from_now_on(webhook)
+        _miss_what_waits(webhook)
         model.Session.flush()
         cancel_pending(webhook.id, "the address changed and is not verified yet")
     if was != WebhookState.ACTIVE.value or verification.is_open(webhook):

@@ -10,7 +10,7 @@ from .base import (
     transaction,
     try_dispatch_lock,
 )
-from .delivery import STILL_PENDING, Delivery, Status, pending_of, ping_row
+from .delivery import STILL_PENDING, Delivery, Status, missed_from, pending_of, ping_row
 from .event import Event, Origin, State
 from .missed import Missed
 from .right import Right
@@ -38,6 +38,7 @@ __all__ = [
     "connected",
     "dispatch_lock",
     "in_transaction",
+    "missed_from",
     "missing_tables",
     "pending_of",
     "ping_row",

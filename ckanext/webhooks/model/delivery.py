@@ -134,3 +134,20 @@ def pending_of(webhook: str) -> str:
         SELECT id FROM webhooks_delivery
         WHERE webhook_id = {webhook} AND status = 'pending' AND due_at IS"""
     return f"{of_kind} NULL UNION ALL {of_kind} NOT NULL"
+
+
+def missed_from(webhook: str) -> str:
+    """Write from when on a webhook is not told of all, if what is pending of it is cancelled now.
+
+    That is when the first of it was told, of which a replay is to begin with, or else now.
+
+    :param webhook: its id, in SQL
+    """
+    return f"""
+        least((
+            SELECT dispatched_at FROM webhooks_event
+            WHERE sequence >= (
+                SELECT min(sequence) FROM webhooks_delivery
+                WHERE id = ANY(ARRAY({pending_of(webhook)})) AND topic <> 'ping')
+            ORDER BY sequence LIMIT 1), clock_timestamp())
+    """

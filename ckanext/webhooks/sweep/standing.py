@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from .. import owners
-from ..model import STILL_PENDING, WebhookState, pending_of, transaction
+from ..model import STILL_PENDING, WebhookState, missed_from, pending_of, transaction
 
 _NO_ROLE = "its owner does not have the role of ckanext.webhooks.minimum_auth"
 _NO_OWNER = "its owner is not an active user any more"
@@ -54,7 +54,7 @@ _PAUSE = sa.text(
         ORDER BY w.id FOR NO KEY UPDATE OF w),
     paused AS (
         UPDATE webhooks w SET state = 'paused', state_reason = found.reason,
-            missed_since = coalesce(missed_since, clock_timestamp())
+            missed_since = least(missed_since, {missed_from("w.id")})
         FROM found WHERE w.id = found.id
         RETURNING w.id, found.reason)
     UPDATE webhooks_delivery d

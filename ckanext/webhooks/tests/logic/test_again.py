@@ -7,12 +7,14 @@ import json
 import ckan.plugins.toolkit as tk
 import pytest
 from ckan.tests import factories
-from ckan.tests.helpers import call_action
+from ckan.tests.helpers import call_action, changed_config
 
 from ... import owners, tasks
 from ...capture import snapshot
 from ...dispatch import dispatch, replay
+from ...sweep import sweep
 from ..callers import call, create, execute, join, stored
+from ..receiver import accept
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 
@@ -246,6 +248,39 @@ class TestReplay:
         }
         assert call(user, "webhook_show", id=hook)["health"]["missed_since"] is None
         assert list(refusal(user, "webhook_replay", id=hook)) == ["since"]
+
+    @pytest.mark.parametrize("how", ["a person", "a 410", "a lost role"])
+    def test_what_waited_when_it_was_cancelled_was_missed_too(self, user, how, receiver):
+        hook = create(user, topic="dataset/create", address=receiver.url)
+        for _ in range(2):
+            factories.Dataset()
+        tell()
+        execute("UPDATE webhooks_event SET dispatched_at = dispatched_at - interval '2 hours'")
+        if how == "a person":
+            call(user, "webhook_patch", id=hook, state="disabled")
+            call(user, "webhook_patch", id=hook, state="active")
+        elif how == "a 410":
+            receiver.respond = lambda request: (410, {}, b"")
+            execute("UPDATE webhooks_delivery SET due_at = NULL WHERE id % 2 = 0")
+            tasks.work_once()
+            receiver.respond = accept
+            call(user, "webhook_patch", id=hook, state="active")
+        else:
+            with changed_config("ckanext.webhooks.minimum_auth", "sysadmin"):
+                owners.forget()
+                sweep()
+            owners.forget()
+            sweep()
+        cancelled = [r for r in stored("webhooks_delivery") if r.status == "cancelled"]
+        assert len(cancelled) == (1 if how == "a 410" else 2), "and the 410 itself has failed"
+        factories.Dataset()
+        tell()
+        (new,) = [r for r in stored("webhooks_delivery") if r.status == "pending"]
+        end()
+        count = replayed(user, hook)
+        again = [r.event_id for r in stored("webhooks_delivery") if r.status == "pending"]
+        assert len(again) == count
+        assert {r.event_id for r in (*cancelled, new)} <= set(again)
 
     def test_missed_is_forgotten_with_the_last_page(self, user, monkeypatch):
         monkeypatch.setattr(replay, "MOST", 1)
