@@ -211,6 +211,13 @@ def log_max_size() -> int:
     return _LOG_MAX_SIZE.value()
 
 
+def key_option() -> str:
+    """Name the option that secrets are stored under."""
+    if _entries(tk.config["ckanext.webhooks.secret_keys"]):
+        return "ckanext.webhooks.secret_keys"
+    return "SECRET_KEY" if tk.config.get("SECRET_KEY") else "beaker.session.secret"
+
+
 def secret_keys() -> list[str]:
     """Give the Fernet keys for secrets at rest: the first writes, all read."""
     keys = _entries(tk.config["ckanext.webhooks.secret_keys"])

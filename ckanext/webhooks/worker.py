@@ -11,9 +11,11 @@ of them may run.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
+import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -22,9 +24,12 @@ import ckan.plugins.toolkit as tk
 import click
 from celery import signals
 from celery.exceptions import ImproperlyConfigured
+from ckan import model as ckan_model
 
-from . import model, nudged, queue, tasks
+from . import config, model, nudged, queue, tasks
 from .model.base import HOW_TO_MIGRATE
+
+log = logging.getLogger(__name__)
 
 # Longer than in the web process: here nobody waits, and a broker that answers
 # late is better than one that was given up.
@@ -48,6 +53,20 @@ def load_ckan() -> Callable[[], AbstractContextManager[Any]]:
     return make_app(load_config())._wsgi_app.test_request_context
 
 
+def report_unreadable_secrets() -> None:
+    """Log that what is stored cannot be signed with, rather than at each delivery."""
+    why = model.Webhook.unreadable()
+    ckan_model.Session.remove()
+    if why is not None:
+        log.error(
+            "webhooks [%s]: no delivery can be signed: the newest secret was %s. Give this worker"
+            " and the web processes the same %s.",
+            uuid.uuid4(),
+            why,
+            config.key_option(),
+        )
+
+
 def configure() -> None:
     """Set Celery up as a worker of this portal.
 
@@ -57,6 +76,7 @@ def configure() -> None:
         raise ImproperlyConfigured(
             f"The tables of the webhooks plugin are missing: {HOW_TO_MIGRATE}"
         )
+    report_unreadable_secrets()
     queue.configure()
     queue.app.conf.update(
         broker_connection_timeout=_PATIENCE,

@@ -10,6 +10,7 @@ import ckan.plugins as p
 
 from .. import config
 from ..deliver import addresses, engine_name
+from ..model import Webhook
 from .finding import Finding, Level
 
 # What the tests run on.
@@ -36,6 +37,19 @@ def check_options() -> Iterator[Finding]:
         yield Finding(Level.WRONG, f"options: {mistake}", "correct it in ckan.ini")
     if not mistakes:
         yield Finding(Level.GOOD, "options: all make sense")
+
+
+def check_secrets() -> Iterator[Finding]:
+    """Keys that are not the web process's read nothing that it stores."""
+    why = Webhook.unreadable()
+    if why is None:
+        yield Finding(Level.GOOD, "secrets: the newest one can be read")
+    else:
+        yield Finding(
+            Level.WRONG,
+            f"secrets: the newest one cannot be read: {why}",
+            f"give web processes and workers the same {config.key_option()}",
+        )
 
 
 def check_engine() -> Iterator[Finding]:
@@ -110,6 +124,7 @@ def check_redaction() -> Iterator[Finding]:
 CHECKS = (
     check_ckan,
     check_options,
+    check_secrets,
     check_engine,
     check_addresses,
     check_mail,

@@ -156,6 +156,20 @@ class Webhook(Base):
         found: dict[str, str] = json.loads(encryption.decrypt(self.headers, config.secret_keys()))
         return found
 
+    @classmethod
+    def unreadable(cls) -> str | None:
+        """Say why the secret that was stored last cannot be read here, None where it can.
+
+        Where another process stores what this one cannot read, their keys differ.
+        """
+        newest = model.Session.query(cls).order_by(cls.created_at.desc(), cls.id).first()
+        try:
+            if newest is not None:
+                newest.signing_secret()
+        except (encryption.UnreadableSecret, ValueError) as error:
+            return str(error)
+        return None
+
     def header_names(self) -> list[str] | None:
         """Name the custom headers; None where they cannot be read."""
         try:

@@ -10,6 +10,7 @@ import ckan
 import ckan.plugins.toolkit as tk
 import pytest
 from ckan.tests import factories
+from cryptography.fernet import Fernet
 
 from .. import doctor, owners, queue, tasks
 from ..cli import webhooks
@@ -67,6 +68,24 @@ def test_an_option_that_makes_no_sense_is_named(monkeypatch):
     monkeypatch.setitem(tk.config, "ckanext.webhooks.minimum_auth", "everyone")
     assert of("options").level is Level.WRONG
     assert "minimum_auth = everyone" in of("options").what
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("SECRET_KEY", "another"), ("ckanext.webhooks.secret_keys", Fernet.generate_key().decode())],
+)
+def test_a_key_that_is_not_the_one_that_secrets_are_stored_with_is_named(
+    option, value, monkeypatch
+):
+    assert of("secrets").level is Level.GOOD
+    monkeypatch.setitem(tk.config, option, "the web's" if option == "SECRET_KEY" else "")
+    create(factories.User())
+    assert of("secrets").level is Level.GOOD
+    monkeypatch.setitem(tk.config, "SECRET_KEY", "the worker's")
+    monkeypatch.setitem(tk.config, option, value)
+    assert of("secrets").level is Level.WRONG
+    assert option in of("secrets").advice
+    assert value not in of("secrets").what
 
 
 @pytest.mark.parametrize(("name", "level"), [("curl", Level.GOOD), ("requests", Level.ODD)])
