@@ -111,7 +111,7 @@ def webhook_create(context: Any, data_dict: dict[str, Any]) -> str:
     tk.check_access("webhook_create", context, data_dict)
     data = schema.validate(data_dict, schema.webhook_create(), context)
     webhook = Webhook(user_id=_user_id(context))
-    _assign(webhook, data)
+    _assign(webhook, {**data, "headers": _encrypted(data.get("headers"))})
     webhook.set_secret(data.get("secret") or encryption.new_secret())
     verification.demand(webhook)
     model.Session.add(webhook)
@@ -201,14 +201,17 @@ def webhook_update(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
     :rtype: dictionary
     """
     webhook = find.webhook("webhook_update", context, data_dict)
-    return _update(context, webhook, data_dict)
+    data = schema.validate(data_dict, schema.webhook_update(), context)
+    return _update(context, webhook, {**data, "headers": _encrypted(data.get("headers"))})
 
 
 def webhook_patch(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
     """Change some of what a webhook was registered with.
 
     Takes what :func:`webhook_update` takes; only ``id`` is required, and
-    what is left out stays.
+    what is left out stays as it is, whatever has become of it: only what is
+    given is looked at, and, where that makes the webhook active again, where
+    it is to be told what.
 
     :returns: the webhook as :func:`webhook_show` gives it
     :rtype: dictionary
@@ -222,10 +225,17 @@ def webhook_patch(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
         "format": webhook.format,
         "max_rate": webhook.max_rate,
         "coalesce": webhook.newest_only,
-        "headers": _kept_headers(webhook) if "headers" not in data_dict else None,
+        "headers": webhook.headers,
         "state": states.settable(webhook),
     }
-    return _update(context, webhook, {**kept, **data_dict})
+    given = dict(data_dict)
+    if given.get("state") == WebhookState.ACTIVE.value != kept["state"]:
+        given = {"topic": kept["topic"], "address": kept["address"], **given}
+    data = schema.validate(given, schema.webhook_update(), context, are_all=False)
+    if "headers" in given:
+        data["headers"] = _encrypted(data.get("headers"))
+    # What is given empty has gone from what was validated.
+    return _update(context, webhook, {**kept, **dict.fromkeys(given), **data})
 
 
 def webhook_delete(context: Any, data_dict: dict[str, Any]) -> str:
@@ -296,14 +306,15 @@ def _assign(webhook: Any, data: dict[str, Any]) -> None:
     webhook.format = data["format"]
     webhook.max_rate = data.get("max_rate")
     webhook.newest_only = data["coalesce"]
-    custom = data.get("headers")
-    webhook.headers = (
-        encryption.encrypt(json.dumps(custom), config.secret_keys()) if custom else None
-    )
+    webhook.headers = data["headers"]
 
 
-def _update(context: Any, webhook: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
-    data = schema.validate(data_dict, schema.webhook_update(), context)
+def _encrypted(headers: dict[str, str] | None) -> str | None:
+    return encryption.encrypt(json.dumps(headers), config.secret_keys()) if headers else None
+
+
+def _update(context: Any, webhook: Any, data: dict[str, Any]) -> dict[str, Any]:
+    """:param data: of all that a webhook is registered with; its headers are encrypted"""
     was, moved = webhook.state, webhook.address != data["address"]
     _assign(webhook, data)
     webhook.updated_at = sa.text("timezone('utc', clock_timestamp())")
@@ -339,12 +350,3 @@ def _wanted_owner(context: Any, user: str | None) -> str | None:
         return str(found.id)
     caller = model.User.get(context["user"])
     return None if caller is None or caller.sysadmin else str(caller.id)
-
-
-def _kept_headers(webhook: Any) -> dict[str, str] | None:
-    try:
-        return webhook.custom_headers() or None
-    except encryption.UnreadableSecret as error:
-        raise tk.ValidationError(
-            {"headers": [tk._("They cannot be read and must be sent again: %s") % error]}
-        ) from None

@@ -23,14 +23,18 @@ MAX_IDS, MAX_DAYS, MAX_STEPS = 100, 31, 96
 MAX_HOURS = 366 * 24
 
 
-def validate(data_dict: dict[str, Any], schema_: Any, context: Any) -> dict[str, Any]:
+def validate(
+    data_dict: dict[str, Any], schema_: Any, context: Any, are_all: bool = True
+) -> dict[str, Any]:
     """Give what an action was given, as its schema has it.
 
+    :param are_all: what is not given is missing, or has its default; else it is left out
     :raises ValidationError: with each field, the reason, and what would be right
     """
     # Missing keys of other people's schemas would be dropped in silence.
     unknown = sorted(set(data_dict) - set(schema_) - {"__extras", "__junk"})
-    data, errors = tk.navl_validate(data_dict, schema_, context)
+    wanted = schema_ if are_all else {name: schema_[name] for name in schema_ if name in data_dict}
+    data, errors = tk.navl_validate(data_dict, wanted, context)
     for name in unknown:
         errors[name] = [tk._("Unknown parameter: choose from %s") % ", ".join(sorted(schema_))]
     for name in schema_:

@@ -337,6 +337,29 @@ def test_after_a_rotation_the_old_secret_signs_for_a_day():
     assert call(user, "webhook_secret_show", id=hook)["secret"] == SECRET
 
 
+def test_a_patch_looks_at_what_is_given_alone():
+    """What became of the rest meanwhile keeps nobody from disabling a webhook."""
+    user, organization = factories.User(), factories.Organization()
+    with changed_config("ckanext.webhooks.allowed_networks", ["10.0.0.0/8"]):
+        hook = create(
+            user, address="http://10.1.2.3/", filters={"organization": organization["id"]}
+        )
+    call_action("organization_purge", id=organization["id"])
+    before = call(user, "webhook_patch", id=hook, state="disabled")
+    assert before["filters"] == {"organization": [organization["id"]]}
+    assert call(user, "webhook_patch", id=hook, description="d")["address"] == "http://10.1.2.3/"
+    assert call(user, "webhook_patch", id=hook, description="")["description"] is None
+    # What is to be told again must be somewhere where it may be.
+    with pytest.raises(tk.ValidationError) as error:
+        call(user, "webhook_patch", id=hook, state="active")
+    assert list(error.value.error_dict) == ["address"]
+    mended = call(user, "webhook_patch", id=hook, state="active", address=ADDRESS)
+    assert (mended["state"], mended["filters"]) == ("active", before["filters"])
+    with pytest.raises(tk.ValidationError) as error:
+        call(user, "webhook_update", id=hook, topic="*", address=ADDRESS, filters=before["filters"])
+    assert list(error.value.error_dict) == ["filters"]
+
+
 def test_a_webhook_whose_key_was_lost_can_still_be_seen_and_mended():
     user = factories.User()
     hook = create(user, headers=HEADERS)
@@ -346,9 +369,9 @@ def test_a_webhook_whose_key_was_lost_can_still_be_seen_and_mended():
         with pytest.raises(tk.ValidationError, match="secret_keys"):
             call(user, "webhook_secret_show", id=hook)
         # Custom headers are not dropped in silence.
-        with pytest.raises(tk.ValidationError) as error:
-            call(user, "webhook_patch", id=hook, description="d")
-        assert list(error.value.error_dict) == ["headers"]
+        kept = stored()[0].headers
+        call(user, "webhook_patch", id=hook, description="d")
+        assert stored()[0].headers == kept
         mended = call(user, "webhook_patch", id=hook, headers={"X-A": "b"})
         assert mended["headers"] == ["X-A"]
         rotated = call(user, "webhook_secret_rotate", id=hook)
