@@ -32,7 +32,7 @@ KEYS = ("id", "name", "type", "owner_org", "organization", "groups", "tags", "re
 SHAPES: tuple[Any, ...] = (None, True, 0, "a", [], ["a", 1], {}, {"a": {}}, [[]], [{"id": 5}, {}])
 ODD: tuple[Any, ...] = (
     *SHAPES,
-    *({key: shape} for key, shape in itertools.product(KEYS, SHAPES)),
+    *(dict.fromkeys(KEYS, shape) for shape in SHAPES),
     {"a\0b": "c\0d", "\ud800": "\udfff", "": {"": ""}},
     {"resources": [{"id": "r\0", "\0": float("nan")}, {"id": "\ud800", "": ""}, {"id": ""}]},
     {"groups": [{"id": "\0"}], "tags": ["\0", {"name": "\ud800"}], "owner_org": "\0"},
@@ -138,7 +138,7 @@ def test_any_json_that_is_drawn(tell, say):
     told = 0
 
     @settings(
-        max_examples=60,
+        max_examples=30,
         deadline=None,
         derandomize=True,
         database=None,
