@@ -6,7 +6,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -79,6 +79,14 @@ class Books:
         self._writing.add_done_callback(lambda _: self._written())
         return None
 
+    def finish(self) -> None:
+        """Write down what there is, for a drive that cannot go on, unless that fails, too."""
+        while not self.is_empty and not self.is_database_away:
+            self._try_at = 0.0
+            self.turn()
+            if self._writing is not None:
+                wait((self._writing,))
+
     def _take(self, written: Future[None]) -> None:
         self._writing = None
         try:
@@ -93,6 +101,15 @@ class Books:
                 uuid.uuid4(),
                 len(self._open),
             )
+        except Exception:
+            log.exception(
+                "webhooks [%s]: what came of %d attempts could not be written down; these"
+                " deliveries are sent again when their leases are over. Please report this with"
+                " the lines below.",
+                uuid.uuid4(),
+                self._count,
+            )
+            del self._open[: self._count]
         else:
             self.is_database_away = False
             del self._open[: self._count]

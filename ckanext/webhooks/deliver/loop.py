@@ -7,15 +7,17 @@ places, never the driver.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, NamedTuple
 
-from sqlalchemy.exc import SQLAlchemyError
+from ckan import model
 
 from .. import config, encryption, owners
 from ..model import WebhookState, connected
@@ -24,7 +26,7 @@ from ..visibility import OwnerLabels, Sending
 from . import message, settle, signing, transport, withheld
 from .attempt import Attempted, Outcome, Request
 from .books import Books
-from .claim import Claimed, claim, told_under
+from .claim import LEASE_MARGIN, Claimed, claim, told_under
 from .lease import Due
 from .logged import Logged, replaced
 from .places import Bounds, Place, Places
@@ -40,6 +42,8 @@ _MOST_AT_ONCE = 500
 # handle that is used again at once is still in the processor's cache.
 _STARTED_TOGETHER = 50
 
+# No two requests of this process have one key: what an engine gives back belongs to no other.
+_keys = itertools.count()
 _driving = threading.Lock()
 _wanted = threading.Event()
 # Kept from one drive to the next, with its connections.
@@ -61,8 +65,9 @@ def deliver_due(stopping: Callable[[], bool] = lambda: False) -> int:
     _wanted.set()
     while _wanted.is_set():
         if not _driving.acquire(blocking=False):
-            if _engine is not None:
-                _engine.wake()
+            engine = _engine
+            if engine is not None:
+                engine.wake()
             return made
         try:
             _wanted.clear()
@@ -80,10 +85,19 @@ def _opened_engine() -> transport.Engine:
         config.max_in_flight(),
     )
     if _engine is None or _engine_settings != wanted:
-        if _engine is not None:
-            _engine.close()
+        _close_engine()
         _engine, _engine_settings = transport.open_engine(*wanted), wanted
     return _engine
+
+
+def _close_engine() -> None:
+    """Close the engine, and with it what is under way; the next drive opens another."""
+    global _engine, _engine_settings
+    engine, _engine, _engine_settings = _engine, None, None
+    if engine is not None:
+        # One that is broken may not even close: it is left behind all the same.
+        with suppress(Exception):
+            engine.close()
 
 
 def _bounds(all_: int) -> Bounds:
@@ -97,8 +111,42 @@ def _bounds(all_: int) -> Bounds:
     )
 
 
+class _UnderWay(NamedTuple):
+    """A request that was started.
+
+    :param until: when its lease ends, as PostgreSQL writes it
+    :param sent_at: seconds since 1970, by PostgreSQL's clock
+    :param started: by this process's clock
+    :param confidential: what is not kept of its answer
+    """
+
+    delivery: Due
+    until: str
+    sent_at: int
+    started: float
+    place: Place
+    confidential: list[str]
+
+
+class _Rights(NamedTuple):
+    """What the owners of a set of deliveries may see.
+
+    :param standing: each owner, by the user's id
+    :param since: of those who are told something again, since when they have had their labels
+    :param old: ids of the events told again that something newer has replaced
+    """
+
+    standing: Mapping[str, owners.Owner]
+    since: Mapping[str, owners.Since]
+    old: Collection[str]
+
+
 class _Drive:
-    """One run of the driver: what is under way, and what is yet to be settled."""
+    """One run of the driver: what is under way, and what is yet to be settled.
+
+    One that ends by an exception leaves nothing behind: what it had under way is given up
+    and comes due again when its lease is over.
+    """
 
     def __init__(self, stopping: Callable[[], bool]) -> None:
         self.stopping = stopping
@@ -109,7 +157,7 @@ class _Drive:
         self.keys = tuple(config.secret_keys())
         self.site_url = config.site_url()
         self.places = Places(_bounds(self.engine.places))
-        self.under_way: dict[int, tuple[Due, str, int, Place, list[str]]] = {}
+        self.under_way: dict[int, _UnderWay] = {}
         self.books = Books(self._settle, self.engine.wake)
         # Whether more may be due than was claimed, or has a place now.
         self.more = True
@@ -118,15 +166,25 @@ class _Drive:
         self.made = 0
 
     def run(self) -> int:
+        try:
+            return self._run()
+        except BaseException:
+            if self.under_way:
+                _close_engine()
+            self.books.finish()
+            raise
+
+    def _run(self) -> int:
         while True:
             found = self._start()
             again = self.books.turn()
-            if not found and not self.under_way and self.books.is_empty:
+            if not found and self._is_idle:
                 return self.made
             if self.more and self._may_claim():
                 self._collect(0)
             else:
                 self._collect(_LOOK_EVERY if again is None else min(again, _LOOK_EVERY))
+            self._check_engine()
 
     def _start(self) -> int:
         """Claim what there is room for, and start it."""
@@ -138,15 +196,38 @@ class _Drive:
         try:
             count = min(self.places.room, _MOST_AT_ONCE)
             claimed = claim(count, self.places, self.timeout, self.is_crowded)
-        except SQLAlchemyError:
-            if not self.under_way and self.books.is_empty:
+            if claimed is None:
+                return 0
+            rights = _rights(claimed)
+        except Exception:
+            self._put_off()
+            if self._is_idle:
                 raise
-            return 0  # what is under way is to be settled first, and says the same
-        if claimed is None:
             return 0
         self.more, self.is_crowded = claimed.more, claimed.is_crowded
-        self._prepare(claimed)
+        cancelled, unsure = self._send_all(claimed, rights)
+        try:
+            _end(claimed, cancelled, unsure)
+        except Exception:
+            self._put_off()
         return len(claimed.deliveries)
+
+    @property
+    def _is_idle(self) -> bool:
+        return not self.under_way and self.books.is_empty
+
+    def _put_off(self) -> None:
+        """Finish what is under way, where something cannot be asked or said now.
+
+        What was leased for it is due again when the lease is over.
+        """
+        model.Session.rollback()
+        log.exception(
+            "webhooks [%s]: some of what is due is not sent now, and is tried again in some"
+            " seconds. If it goes on, look at PostgreSQL, at plugins that implement"
+            " IPermissionLabels, and at the lines below.",
+            uuid.uuid4(),
+        )
 
     def _may_claim(self) -> bool:
         return self.places.room > 0 and not self.books.is_behind and not self.stopping()
@@ -162,60 +243,64 @@ class _Drive:
 
     def _collect(self, seconds: float) -> None:
         """Wait until something ended or somebody calls, and take all there is."""
-        for delivery_id, outcome in self.engine.wait(seconds):
-            delivery, until, sent_at, place, confidential = self.under_way.pop(delivery_id)
-            self.more = self.places.give_back(place) or self.more
-            self.places.note(delivery.webhook_id, outcome.duration)
-            kept = withheld.withhold(outcome, confidential)
-            self.books.add(Attempted(delivery, until, sent_at, kept))
+        for key, outcome in self.engine.wait(seconds):
+            ended = self.under_way.pop(key, None)
+            if ended is None:
+                continue  # it could not be started, as the engine said, and was all the same
+            self.more = self.places.give_back(ended.place) or self.more
+            self.places.note(ended.delivery.webhook_id, outcome.duration)
+            kept = withheld.withhold(outcome, ended.confidential)
+            self.books.add(Attempted(ended.delivery, ended.until, ended.sent_at, kept))
             self.made += 1
+
+    def _check_engine(self) -> None:
+        """See that what was started ends: the oldest is the first.
+
+        :raises RuntimeError: it did not, and its lease is over, so that others may have it
+        """
+        for oldest in self.under_way.values():
+            if time.monotonic() - oldest.started > self.timeout + LEASE_MARGIN:
+                raise RuntimeError(f"the {self.engine.name} engine does not end a request")
+            return
 
     def _settle(self, attempted: Sequence[Attempted]) -> None:
         settle.settle(attempted, self.schedule, self.disable_after)
 
-    def _prepare(self, claimed: Claimed) -> None:
-        """Decide what of each delivery may still be sent, and start that."""
-        standing = owners.standing({d.user_id for d in claimed.deliveries if d.user_id})
-        again = _told_again(claimed)
-        since = owners.since({delivery.user_id for delivery in again})
-        old = _replaced({delivery.event_id for delivery in again})
+    def _send_all(self, claimed: Claimed, rights: _Rights) -> tuple[dict[int, str], list[Due]]:
+        """Decide what of each delivery may still be sent, and start that.
+
+        :returns: those that are not to be sent at all, with the reason, and those that
+            their owners may not see now
+        """
         entities: dict[tuple[str, Sending], str] = {}
         decided: dict[tuple[str, str, str, bool], Sending | None] = {}
         cancelled: dict[int, str] = {}
         unsure: list[Due] = []
-        late: list[Due] = []
+        late = 0
         for number, delivery in enumerate(claimed.deliveries, 1):
             if number % _STARTED_TOGETHER == 0:
                 self._collect(0)
             event = claimed.events.get(delivery.event_id)
-            reason = _refusal(delivery, event, standing)
+            try:
+                reason = _refusal(delivery, event, rights.standing)
+                what = _decided(delivery, event, rights, decided) if reason is None else None
+            except Exception as error:
+                self._note_failure(claimed, delivery, error)
+                continue
             if reason is not None:
                 cancelled[delivery.id] = reason
-                continue
-            # One owner's webhooks are told the same.
-            is_again = event is not None and event.is_told_again(delivery)
-            key = (delivery.event_id, delivery.topic, delivery.user_id, is_again)
-            if key not in decided:
-                labels = standing[delivery.user_id].labels
-                asked = (since[delivery.user_id], delivery.event_id in old) if is_again else None
-                decided[key] = _may_send(delivery, event, labels, asked)
-            what = decided[key]
-            if what is None:
+            elif what is None:
                 continue  # the lease keeps it waiting until it is known
-            if what is Sending.NOTHING:
+            elif what is Sending.NOTHING:
                 unsure.append(delivery)
             elif claimed.is_over():
-                late.append(delivery)
+                late += 1
             else:
                 self._send(claimed, delivery, what, entities)
-        # Of the others the owner lost rights a moment ago. Dispatch tells what
-        # that means; until then the lease keeps them waiting.
-        settle.cancel(
-            {**cancelled, **dict.fromkeys(_said_otherwise(claimed, unsure), "superseded")}
-        )
         if late:
             self.more = True
-            _log_late(len(late), claimed.seconds)
+            _log_late(late, claimed.seconds)
+        return cancelled, unsure
 
     def _send(
         self,
@@ -225,24 +310,29 @@ class _Drive:
         entities: dict[tuple[str, Sending], str],
     ) -> None:
         """Write, sign and start one; one that cannot be written stops no other."""
-        sent_at = int(claimed.now())
-        until = claimed.until[delivery.id]
         event = claimed.events.get(delivery.event_id)
+        key = next(_keys)
         try:
+            sent_at = int(claimed.now())
             if event is None:
                 body = self._ping(delivery)
             else:
                 body = self._body(delivery, event.row, what, entities)
             custom = self._custom_headers(delivery)
-            request = self._request(delivery, body, custom, sent_at)
+            confidential = withheld.confidential(custom)
+            self.engine.start(key, self._request(delivery, body, custom, sent_at))
         except Exception as error:
-            outcome = Outcome(error=_log_failure(delivery, error))
-            self.books.add(Attempted(delivery, until, sent_at, outcome))
+            self._note_failure(claimed, delivery, error)
             return
-        place = self.places.take(delivery, time.monotonic())
-        confidential = withheld.confidential(custom)
-        self.under_way[delivery.id] = (delivery, until, sent_at, place, confidential)
-        self.engine.start(delivery.id, request)
+        now = time.monotonic()
+        place = self.places.take(delivery, now)
+        until = claimed.until[delivery.id]
+        self.under_way[key] = _UnderWay(delivery, until, sent_at, now, place, confidential)
+
+    def _note_failure(self, claimed: Claimed, delivery: Due, error: Exception) -> None:
+        outcome = Outcome(error=_log_failure(delivery, error))
+        until = claimed.until[delivery.id]
+        self.books.add(Attempted(delivery, until, int(claimed.now()), outcome))
 
     def _ping(self, delivery: Due) -> bytes:
         return message.ping(
@@ -300,6 +390,58 @@ def _refusal(delivery: Due, event: Logged | None, standing: Mapping[str, Any]) -
     return None
 
 
+def _rights(claimed: Claimed) -> _Rights:
+    """Ask what the owners of a set may see."""
+    again = _told_again(claimed)
+    return _Rights(
+        owners.standing({d.user_id for d in claimed.deliveries if d.user_id}),
+        owners.since({delivery.user_id for delivery in again}),
+        _replaced({delivery.event_id for delivery in again}),
+    )
+
+
+def _decided(
+    delivery: Due,
+    event: Logged | None,
+    rights: _Rights,
+    known: dict[tuple[str, str, str, bool], Sending | None],
+) -> Sending | None:
+    """Say what of a delivery may be sent now, None where that is not known.
+
+    :param known: what was decided of the set so far: one owner's webhooks are told the same
+    """
+    if event is None:  # a ping, which says nothing of any dataset
+        return Sending.CONTENT
+    is_again = event.is_told_again(delivery)
+    key = (delivery.event_id, delivery.topic, delivery.user_id, is_again)
+    if key not in known:
+        known[key] = _may_send(delivery, event, rights, is_again)
+    return known[key]
+
+
+def _may_send(delivery: Due, event: Logged, rights: _Rights, is_again: bool) -> Sending | None:
+    labels = rights.standing[delivery.user_id].labels
+    if labels is None:
+        return None
+    if not is_again:
+        return _sending(delivery, event, labels)
+    return event.sending_again(
+        delivery.topic.split("/")[1],
+        labels,
+        rights.since[delivery.user_id],
+        delivery.event_id in rights.old,
+    )
+
+
+def _end(claimed: Claimed, cancelled: Mapping[int, str], unsure: Sequence[Due]) -> None:
+    """End what is not to be sent.
+
+    Of the unsure ones the owner lost rights a moment ago. Dispatch tells what that means;
+    until then the lease keeps the others waiting.
+    """
+    settle.cancel({**cancelled, **dict.fromkeys(_said_otherwise(claimed, unsure), "superseded")})
+
+
 def _said_otherwise(claimed: Claimed, deliveries: Sequence[Due]) -> list[int]:
     """Name those of which what the owner is told, or is being told, says it already."""
     if not deliveries:
@@ -348,26 +490,6 @@ def _replaced(event_ids: Collection[str]) -> set[str]:
         return set()
     with connected() as connection:
         return replaced(connection, event_ids)
-
-
-def _may_send(
-    delivery: Due,
-    event: Logged | None,
-    labels: OwnerLabels | None,
-    asked: tuple[owners.Since, bool] | None,
-) -> Sending | None:
-    """Say what of a delivery may be sent now, None where that is not known.
-
-    :param asked: of what is told again, since when its owner has had these labels, and
-        whether there is something newer
-    """
-    if event is None:  # a ping, which says nothing of any dataset
-        return Sending.CONTENT
-    if labels is None:
-        return None
-    if asked is None:
-        return _sending(delivery, event, labels)
-    return event.sending_again(delivery.topic.split("/")[1], labels, *asked)
 
 
 def _sending(delivery: Due, event: Logged, labels: OwnerLabels) -> Sending:
