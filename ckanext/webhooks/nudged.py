@@ -51,6 +51,8 @@ def _work() -> None:
     _waits.release()
     try:
         tasks.work_once()
+    except tasks.StageFailed:
+        pass  # it was logged, and the next look is within a second
     except Exception:
         log.exception(
             "webhooks [%s]: what a nudge began failed; the next look is within %g s. If it goes"

@@ -1,4 +1,8 @@
-"""What a worker does when it is nudged, and at each tick without a nudge."""
+"""What a worker does when it is nudged, and at each tick without a nudge.
+
+Each stage is supervised by itself: what fails in one is logged, stops no other, and is
+tried again.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,17 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 from ckan import model
 
 from . import capture, queue
 from .deliver import deliver_due
-from .dispatch import dispatch, move_on, notice_rights
-from .sweep import sweep, tell_owners, trim_log
+from .dispatch import Dispatched, dispatch, move_on, notice_rights
+from .sweep import STEPS, tell_owners, trim_log
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +59,42 @@ _next_round = 0.0
 _unnoted: set[str] = set()
 
 
+class StageFailed(Exception):
+    """A stage failed, as the log says in full; the others were done."""
+
+
+@dataclass
+class _Supervision:
+    stage: str
+    has_failed: bool = False
+
+
+@contextmanager
+def _supervised(
+    stage: str, again_in: float = TICK, look_at: str = "PostgreSQL"
+) -> Iterator[_Supervision]:
+    """Log what fails in a stage, and go on.
+
+    :param again_in: seconds after which the stage is called again at the latest
+    """
+    supervision = _Supervision(stage)
+    try:
+        yield supervision
+    except StageFailed:  # a part of this one, which was logged
+        supervision.has_failed = True
+    except Exception:
+        supervision.has_failed = True
+        model.Session.remove()
+        log.exception(
+            "webhooks [%s]: %s failed, and is tried again within %g s; everything else goes on."
+            " If it goes on, look at %s and at the lines below.",
+            uuid.uuid4(),
+            stage,
+            again_in,
+            look_at,
+        )
+
+
 @queue.app.task(name=queue.RECONCILE)
 def note_missed(dataset_ids: list[str]) -> None:
     """Note as missed what a web process could not; it is captured within a second."""
@@ -71,6 +112,7 @@ def work_once() -> int:
     """Dispatch what was captured and send what is due, until nothing is.
 
     :returns: how many attempts were made
+    :raises StageFailed: one of the two could not be done
     """
     _sets, attempts = _work()
     return attempts
@@ -78,19 +120,28 @@ def work_once() -> int:
 
 def _work() -> tuple[int, int]:
     """:returns: how many sets were dispatched, and how many attempts made"""
+    sets = attempts = 0
     try:
-        return _dispatch_all(), deliver_due(stopping.is_set)
+        with _supervised("dispatch") as dispatching:
+            sets = _dispatch_all()
+        with _supervised("delivery") as delivering:
+            attempts = deliver_due(stopping.is_set)
     finally:
         model.Session.remove()
+    if failed := [each.stage for each in (dispatching, delivering) if each.has_failed]:
+        raise StageFailed(f"{' and '.join(failed)} failed: CKAN's log says why")
+    return sets, attempts
 
 
 def _dispatch_all() -> int:
     """Dispatch until nothing waits; while another thread does, that one goes on for us.
 
     :returns: how many sets there were
+    :raises StageFailed: changes could not be dispatched, or owners not be moved
     """
     global _next_round
     sets = 0
+    has_failed = False
     _nudged.set()
     while _nudged.is_set() and _dispatching.acquire(blocking=False):
         try:
@@ -99,14 +150,22 @@ def _dispatch_all() -> int:
             while more and not stopping.is_set():
                 time.sleep(max(0.0, _next_round - time.monotonic()))
                 _next_round = time.monotonic() + ROUND
-                done = dispatch()
+                done: Dispatched | None = None
+                moves = 0
+                with _supervised("dispatch of changes") as dispatching:
+                    done = dispatch()
                 sets += done is not None
                 if done and done.changes >= BURST and not done.left:
                     _next_round = time.monotonic() + GATHER
-                is_moving = done is None or done.is_moving
-                more = bool(done and done.left) or bool(is_moving and move_on())
+                with _supervised("telling owners what their rights changed") as moving:
+                    if done is None or (done.is_moving and not done.left):
+                        moves = move_on()
+                has_failed = dispatching.has_failed or moving.has_failed
+                more = not has_failed and bool((done and done.left) or moves)
         finally:
             _dispatching.release()
+    if has_failed:
+        raise StageFailed
     return sets
 
 
@@ -129,16 +188,11 @@ def tick(translating: Callable[[], AbstractContextManager[Any]] = nullcontext) -
     while not stopping.is_set():
         try:
             wait = BUSY_TICK if any(_work()) else min(2 * wait, TICK)
-            if time.monotonic() >= next_sweep:
-                next_sweep = time.monotonic() + SWEEP_EVERY
-                _sweep()
-        except Exception:
-            log.exception(
-                "webhooks [%s]: this round failed and the next one starts in %g s. If it goes"
-                " on, look at PostgreSQL and at the lines below.",
-                uuid.uuid4(),
-                TICK,
-            )
+        except StageFailed:
+            wait = TICK
+        if time.monotonic() >= next_sweep:
+            next_sweep = time.monotonic() + SWEEP_EVERY
+            _sweep()
         stopping.wait(wait)
     for thread in reconciling:
         thread.join()
@@ -149,35 +203,20 @@ def tick(translating: Callable[[], AbstractContextManager[Any]] = nullcontext) -
 def keep_told(translating: Callable[[], AbstractContextManager[Any]]) -> None:
     """Mail to owners what is due, beside everything else: a mail server may be slow."""
     while not stopping.wait(SWEEP_EVERY):
-        try:
-            with translating():
-                tell_owners()
-        except Exception:
-            log.exception(
-                "webhooks [%s]: owners could not be told by mail; this is tried again in %g s."
-                " If it goes on, look at PostgreSQL, at the options smtp.* and at the lines below.",
-                uuid.uuid4(),
-                SWEEP_EVERY,
-            )
-        finally:
-            model.Session.remove()
+        look_at = "PostgreSQL, at the options smtp.*"
+        with _supervised("mail to owners", SWEEP_EVERY, look_at), translating():
+            tell_owners()
+        model.Session.remove()
 
 
 def keep_captured() -> None:
     """Capture each second what saves could not, beside everything else: it may be much."""
     while not stopping.is_set():
-        try:
+        with _supervised("noting what was missed"):
             _note_missed()
+        with _supervised("capture of what was missed"):
             capture.capture_missed(stopping.is_set)
-        except Exception:
-            log.exception(
-                "webhooks [%s]: what was missed could not be captured; this is tried again in"
-                " %g s. If it goes on, look at PostgreSQL and at the lines below.",
-                uuid.uuid4(),
-                TICK,
-            )
-        finally:
-            model.Session.remove()
+        model.Session.remove()
         stopping.wait(TICK)
 
 
@@ -189,20 +228,12 @@ def keep_reconciled() -> None:
     next_all = time.monotonic()
     while not stopping.is_set():
         now = time.monotonic()
-        try:
-            if now >= next_all:
-                next_all = now + RECONCILE_EVERY
+        if now >= next_all:
+            with _supervised("comparing log and catalogue", RECONCILE_AGAIN_AFTER) as reconciling:
                 _log_missed(Counter(capture.reconcile(stopping.is_set)))
+            next_all = now + (RECONCILE_AGAIN_AFTER if reconciling.has_failed else RECONCILE_EVERY)
+            with _supervised("trimming the log", RECONCILE_EVERY):
                 trim_log()
-        except Exception:
-            next_all = now + RECONCILE_AGAIN_AFTER
-            log.exception(
-                "webhooks [%s]: log and catalogue could not be compared; this is tried again in"
-                " %g s. If it goes on, look at PostgreSQL and at the lines below.",
-                uuid.uuid4(),
-                RECONCILE_AGAIN_AFTER,
-            )
-        finally:
             model.Session.remove()
         stopping.wait(TICK)
 
@@ -216,8 +247,7 @@ def _log_missed(found: Counter[capture.Found]) -> None:
 
 
 def _sweep() -> None:
-    try:
-        sweep()
-        notice_rights()
-    finally:
-        model.Session.remove()
+    for step in (*STEPS, notice_rights):
+        with _supervised(step.__name__.replace("_", " "), SWEEP_EVERY):
+            step()
+    model.Session.remove()

@@ -58,7 +58,10 @@ def deliver(context: click.Context, forever: bool, as_json: bool) -> None:
         tasks.tick(app.test_request_context if app else nullcontext)
     else:
         capture.capture_missed()
-        made = tasks.work_once()
+        try:
+            made = tasks.work_once()
+        except tasks.StageFailed as error:
+            raise click.ClickException(str(error)) from error
         _say(as_json, f"{made} attempts", attempts=made)
 
 

@@ -12,6 +12,6 @@ numbered below what was already told.
 """
 
 from .rights import move_on, notice_rights
-from .run import dispatch
+from .run import Dispatched, dispatch
 
-__all__ = ["dispatch", "move_on", "notice_rights"]
+__all__ = ["Dispatched", "dispatch", "move_on", "notice_rights"]

@@ -5,16 +5,25 @@ delivery whose lease ran out are due by themselves, and every tick of the
 worker takes what is due. Here is what time alone makes necessary.
 """
 
+from collections.abc import Callable
+
 from .mail import tell_owners
 from .old import drop_old, forget_old_secrets, forget_unserved, prune, trim_log
 from .standing import pause_and_resume
 
-__all__ = ["drop_old", "prune", "sweep", "tell_owners", "trim_log"]
+__all__ = ["STEPS", "drop_old", "prune", "sweep", "tell_owners", "trim_log"]
+
+# All that the database alone can do. None needs another to have been done, and two workers
+# may do one at the same time.
+STEPS: tuple[Callable[[], object], ...] = (
+    pause_and_resume,
+    forget_old_secrets,
+    forget_unserved,
+    prune,
+)
 
 
 def sweep() -> None:
-    """Do all that the database alone can do. Two workers may do so at the same time."""
-    pause_and_resume()
-    forget_old_secrets()
-    forget_unserved()
-    prune()
+    """Do each of :data:`STEPS`."""
+    for step in STEPS:
+        step()

@@ -9,7 +9,7 @@ import pytest
 from ckan.tests import factories
 
 from .. import tasks
-from ..dispatch.run import Dispatched
+from ..dispatch import Dispatched
 from .callers import create, stored
 from .receiver import Receiver
 
@@ -90,3 +90,74 @@ def test_what_was_committed_while_another_dispatched_is_dispatched():
             thread.join()
         assert len(receiver.requests) == 4
     assert {row.status for row in stored("webhooks_delivery")} == {"delivered"}
+
+
+STAGES = (
+    *("dispatch", "move_on", "deliver_due"),
+    *("pause_and_resume", "forget_old_secrets", "forget_unserved", "prune", "notice_rights"),
+)
+
+
+@pytest.fixture
+def stages(monkeypatch):
+    """Stand in for the stages of a round; gives their names as they are called, and those
+    that are to fail."""
+    called: list[str] = []
+    failing: set[str] = set()
+
+    def stand_in(name: str):
+        def stage(*_arguments):
+            called.append(name)
+            if name in failing:
+                raise RuntimeError("as planted")
+            return None if name == "dispatch" else 0
+
+        stage.__name__ = name
+        return stage
+
+    stand_ins = {name: stand_in(name) for name in STAGES}
+    steps = [step.__name__ for step in tasks.STEPS]
+    monkeypatch.setattr(tasks, "STEPS", tuple(stand_ins.pop(name) for name in steps))
+    for name, stage in stand_ins.items():
+        monkeypatch.setattr(tasks, name, stage)
+    return called, failing
+
+
+@pytest.mark.parametrize("failing", STAGES)
+def test_a_stage_that_fails_stops_no_other_and_is_called_again(stages, waits, caplog, failing):
+    called, failing_now = stages
+    waited, rounds = waits
+    failing_now.add(failing)
+    rounds.append(failing_now.clear)
+    tasks.tick()
+    assert set(called) == set(STAGES)
+    assert called.count(failing) == (2 if failing in STAGES[:3] else 1), "the sweep is each minute"
+    assert waited[0] == tasks.TICK
+    assert caplog.text.count("failed, and is tried again within") == 1
+
+
+def test_capture_of_what_was_missed_goes_on_where_it_cannot_be_noted(monkeypatch):
+    captured = threading.Event()
+
+    def fail(_ids):
+        raise RuntimeError("as planted")
+
+    monkeypatch.setattr(tasks, "stopping", captured)
+    monkeypatch.setattr(tasks, "_unnoted", {"a"})
+    monkeypatch.setattr(tasks.capture, "note_missed", fail)
+    monkeypatch.setattr(tasks.capture, "capture_missed", lambda _stopping: captured.set())
+    tasks.keep_captured()
+    assert captured.is_set()
+
+
+def test_the_log_is_trimmed_where_the_comparison_fails(monkeypatch):
+    trimmed = threading.Event()
+
+    def fail(_stopping):
+        raise RuntimeError("as planted")
+
+    monkeypatch.setattr(tasks, "stopping", trimmed)
+    monkeypatch.setattr(tasks.capture, "reconcile", fail)
+    monkeypatch.setattr(tasks, "trim_log", trimmed.set)
+    tasks.keep_reconciled()
+    assert trimmed.is_set()

@@ -12,7 +12,7 @@ from ckan.tests import factories
 from ckan.tests.helpers import changed_config
 from cryptography.fernet import Fernet
 
-from ... import encryption
+from ... import encryption, tasks
 from ...cli import webhooks
 from ...model import missing_tables
 from ..callers import call, create, execute, stored
@@ -22,6 +22,21 @@ pytestmark = pytest.mark.usefixtures("webhooks_db")
 
 OPTION = "ckanext.webhooks.secret_keys"
 SECRET = "whsec_" + base64.b64encode(bytes(32)).decode()
+
+
+def test_deliver_does_what_it_can_and_says_what_failed(run, monkeypatch):
+    def fail():
+        raise RuntimeError("as planted")
+
+    with Receiver() as receiver:
+        create(factories.User(), topic="dataset/create", address=receiver.url)
+        factories.Dataset()
+        tasks.dispatch()
+        monkeypatch.setattr(tasks, "dispatch", fail)
+        result = run("deliver")
+        assert len(receiver.requests) == 1
+    assert result.exit_code == 1
+    assert "dispatch failed: CKAN's log says why" in result.stderr
 
 
 def test_rekey_writes_everything_with_the_first_key(run):
