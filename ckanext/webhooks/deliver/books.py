@@ -8,8 +8,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-from sqlalchemy.exc import SQLAlchemyError
-
+from ..model.base import is_of_the_data
 from .attempt import Attempted
 
 log = logging.getLogger(__name__)
@@ -42,6 +41,7 @@ class Books:
         self._open: list[Attempted] = []
         self._writing: Future[None] | None = None
         self._count = 0  # of those that are being written
+        self._suspects = 0  # so many of the first hold one that cannot be written
         self._try_at = 0.0
         self.is_database_away = False
 
@@ -58,6 +58,11 @@ class Books:
     def is_behind(self) -> bool:
         return self.is_database_away or len(self._open) >= _BEHIND
 
+    @property
+    def _together(self) -> int:
+        """How many are written as one set at most: halved until the one stands alone."""
+        return max(1, self._suspects // 2) if self._suspects else MOST_AT_ONCE
+
     def turn(self) -> float | None:
         """Take what came of one set, and begin the next.
 
@@ -70,10 +75,10 @@ class Books:
             self._take(self._writing)
         if not self._open:
             return None
-        is_full = len(self._open) >= MOST_AT_ONCE and not self.is_database_away
+        is_full = len(self._open) >= self._together and not self.is_database_away
         if not is_full and (wait := self._try_at - time.monotonic()) > 0:
             return wait
-        some = self._open[:MOST_AT_ONCE]
+        some = self._open[: self._together]
         self._count = len(some)
         self._writing = _thread.submit(self._write, some)
         self._writing.add_done_callback(lambda _: self._written())
@@ -89,28 +94,31 @@ class Books:
 
     def _take(self, written: Future[None]) -> None:
         self._writing = None
-        try:
-            written.result()
-        except SQLAlchemyError:
+        error = written.exception()
+        self.is_database_away = error is not None and not is_of_the_data(error)
+        if error is None:
+            del self._open[: self._count]
+            self._suspects = max(0, self._suspects - self._count)
+            self._try_at = time.monotonic() + GATHER
+        elif self.is_database_away:
             # What was learnt is kept.
-            self.is_database_away = True
             self._try_at = time.monotonic() + _TRY_EVERY
-            log.exception(
+            log.error(
                 "webhooks [%s]: %d attempts cannot be written down yet; trying again."
                 " Is PostgreSQL reachable from the worker?",
                 uuid.uuid4(),
                 len(self._open),
+                exc_info=error,
             )
-        except Exception:
-            log.exception(
-                "webhooks [%s]: what came of %d attempts could not be written down; these"
-                " deliveries are sent again when their leases are over. Please report this with"
-                " the lines below.",
-                uuid.uuid4(),
-                self._count,
-            )
-            del self._open[: self._count]
+        elif self._count > 1:
+            self._suspects = self._count
         else:
-            self.is_database_away = False
-            del self._open[: self._count]
-            self._try_at = time.monotonic() + GATHER
+            self._suspects = 0
+            alone = self._open.pop(0)
+            log.error(
+                "webhooks [%s]: what came of delivery %s cannot be written down, so that it is"
+                " sent again when its lease is over. Please report this with the lines below.",
+                uuid.uuid4(),
+                alone.delivery.id,
+                exc_info=error,
+            )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import random
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,11 +21,13 @@ from ..model import (
     missed_from,
     pending_of,
 )
-from ..model.base import BEGIN, HASTILY, array
+from ..model.base import BEGIN, HASTILY, array, is_of_the_data
 from ..topics import PING
-from .attempt import Attempted
+from .attempt import Attempted, Outcome
 from .health import Health, after
 from .retry import Decision, Verdict, decide
+
+log = logging.getLogger(__name__)
 
 _STATUS = {
     Verdict.DELIVERED: Status.DELIVERED.value,
@@ -32,6 +36,16 @@ _STATUS = {
     Verdict.DISABLE: Status.FAILED.value,
 }
 
+_MOVE_ON = f"""
+    UPDATE webhooks_delivery d
+    SET status = o.status, reason = o.reason, tries = d.tries + 1,
+        due_at = CASE WHEN o.status = 'pending'
+            THEN clock_timestamp() + o.retry_in * interval '1 second' ELSE d.due_at END,
+        ended_at = CASE WHEN o.status <> 'pending' THEN clock_timestamp() END
+    FROM o
+    WHERE d.id = o.id AND {STILL_PENDING}
+        AND (d.due_at = o.until OR o.status = 'delivered') IS TRUE
+    """
 # A lease that was lost may have been taken by another worker, whose failure
 # counts then; that it was delivered counts in any case. One statement and no
 # wait for the disk: what a breakdown forgets is sent again.
@@ -52,14 +66,16 @@ _SETTLE = sa.text(
                                       wait, dialled, http_status, error, answer)
         SELECT id, number, to_timestamp(sent_at), duration, resolve, connect, tls,
                wait, dialled, http_status, error, answer FROM o)
-    UPDATE webhooks_delivery d
-    SET status = o.status, reason = o.reason, tries = d.tries + 1,
-        due_at = CASE WHEN o.status = 'pending'
-            THEN clock_timestamp() + o.retry_in * interval '1 second' ELSE d.due_at END,
-        ended_at = CASE WHEN o.status <> 'pending' THEN clock_timestamp() END
-    FROM o
-    WHERE d.id = o.id AND {STILL_PENDING}
-        AND (d.due_at = o.until OR o.status = 'delivered') IS TRUE
+    {_MOVE_ON}
+    """
+)
+_SETTLE_WITHOUT_ATTEMPT = sa.text(
+    f"""{HASTILY}
+    WITH o AS (
+        SELECT CAST(:id AS bigint) AS id, CAST(:until AS timestamptz) AS until,
+               CAST(:status AS text) AS status, CAST(:reason AS text) AS reason,
+               CAST(:retry_in AS float) AS retry_in)
+    {_MOVE_ON}
     """
 )
 _CANCEL = sa.text(
@@ -127,9 +143,24 @@ _VERIFY = sa.text(
 def settle(attempted: Sequence[Attempted], schedule: Sequence[float], disable_after: float) -> None:
     """Record attempts and move their deliveries on, in one transaction.
 
+    Where one alone cannot be recorded, its delivery is moved on without it, so that it is
+    tried again by the schedule.
+
     :param schedule: seconds before each try
     :param disable_after: seconds of failing after which a webhook is disabled
     """
+    try:
+        _record(attempted, schedule, disable_after)
+    except Exception as error:
+        if len(attempted) > 1 or not is_of_the_data(error):
+            raise
+        _log_unrecorded(attempted[0])
+        _move_on(attempted[0], schedule)
+
+
+def _record(
+    attempted: Sequence[Attempted], schedule: Sequence[float], disable_after: float
+) -> None:
     if not attempted:
         return
     decided = [(a, _decide(a, schedule)) for a in attempted]
@@ -143,6 +174,32 @@ def settle(attempted: Sequence[Attempted], schedule: Sequence[float], disable_af
             connection.execute(_SETTLE, values)
             _write_health(connection, found, decided, disable_after)
             _verify(connection, found, decided)
+
+
+def _log_unrecorded(attempted: Attempted) -> None:
+    log.exception(
+        "webhooks [%s]: an attempt of delivery %s cannot be recorded; the delivery goes on"
+        " without it. Please report this with the lines below.",
+        uuid.uuid4(),
+        attempted.delivery.id,
+    )
+
+
+def _move_on(attempted: Attempted, schedule: Sequence[float]) -> None:
+    """Move a delivery on by whether it was taken, and by nothing else of what came back."""
+    bare = Outcome(status=attempted.outcome.status)
+    decision = _decide(attempted._replace(outcome=bare), schedule)
+    with connected() as connection:
+        connection.execute(
+            _SETTLE_WITHOUT_ATTEMPT,
+            {
+                "id": attempted.delivery.id,
+                "until": attempted.until,
+                "status": _STATUS[decision.verdict],
+                "reason": decision.reason,
+                "retry_in": decision.wait,
+            },
+        )
 
 
 def _decide(attempted: Attempted, schedule: Sequence[float]) -> Decision:

@@ -168,6 +168,25 @@ def gave_up_waiting(error: BaseException) -> bool:
     )
 
 
+# Classes of SQLSTATE: cardinality, data, integrity, a limit exceeded, an error of a trigger's own.
+_OF_THE_DATA = ("21", "22", "23", "54", "P0")
+
+
+def is_of_the_data(error: BaseException) -> bool:
+    """Tell whether an error is about what was to be written, whenever and with whom that is tried.
+
+    Any other is about the moment: a connection, a lock, a disk, a migration that is missing.
+    """
+    code = getattr(getattr(error, "orig", None), "pgcode", None)
+    if code is not None:
+        return str(code).startswith(_OF_THE_DATA)
+    if isinstance(error, sa.exc.DBAPIError):  # the driver's, before anything was sent
+        return isinstance(error, (sa.exc.DataError, sa.exc.ProgrammingError))
+    if isinstance(error, sa.exc.StatementError):
+        return True
+    return not isinstance(error, (sa.exc.SQLAlchemyError, OSError, MemoryError))
+
+
 def missing_tables() -> bool:
     """Tell whether a migration of this extension is still to be run."""
     with transaction() as connection:

@@ -22,13 +22,18 @@ class Writing:
         self.may_go_on = threading.Event()
         self.may_go_on.set()
         self.fails = 0
+        self.refused: set[str] = set()
+        self.tries = 0
         self.ended = threading.Event()
 
     def __call__(self, some) -> None:
         self.may_go_on.wait(10)
+        self.tries += 1
         if self.fails:
             self.fails -= 1
             raise OperationalError("UPDATE", {}, Exception("gone"))
+        if self.refused & {one.name for one in some}:
+            raise ValueError("it cannot be written")
         self.written.append(list(some))
 
 
@@ -49,7 +54,7 @@ def books(writing):
 
 def add(books: Books, *names: str) -> None:
     for name in names:
-        one: Any = SimpleNamespace(name=name)
+        one: Any = SimpleNamespace(name=name, delivery=SimpleNamespace(id=name))
         books.add(one)
 
 
@@ -127,3 +132,19 @@ def test_what_ends_soon_after_another_is_written_with_it(books, writing, monkeyp
     add(books, "b")
     finish(books)
     assert names(writing) == [["a", "b"]]
+
+
+@pytest.mark.parametrize("refused", [set("e"), set("a"), set("j"), set("aj"), set("abcdefghij")])
+def test_what_cannot_be_written_stands_alone_and_the_others_are_written(
+    books, writing, caplog, refused
+):
+    """Each of the others once, and at once: with no wait between the halves."""
+    writing.refused = refused
+    add(books, *"abcdefghij")
+    began = time.monotonic()
+    finish(books)
+    assert [name for some in names(writing) for name in some] == sorted(set("abcdefghij") - refused)
+    assert {r.args[1] for r in caplog.records if "cannot be written down, so" in r.msg} == refused
+    assert writing.tries <= 8 * len(refused)
+    assert time.monotonic() - began < keeping._TRY_EVERY
+    assert not books.is_behind

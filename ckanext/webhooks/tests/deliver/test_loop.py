@@ -18,6 +18,7 @@ from ...deliver import claim as claiming
 from ...deliver.claim import claim
 from ...deliver.loop import deliver_due
 from ...deliver.places import Bounds, Places
+from ..callers import execute
 from ..receiver import Received, Receiver
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
@@ -114,6 +115,36 @@ def test_bytes_of_one_endpoint_keep_no_attempt_from_being_written(receiver):
     assert sorted(told) == [("delivered", 1), ("pending", 1)]
     written = model.Session.execute(sa.text("SELECT number FROM webhooks_attempt")).all()
     assert len(written) == 2
+
+
+@pytest.fixture
+def one_attempt_refused():
+    """Have PostgreSQL refuse every attempt at the fifth delivery."""
+    execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql"
+        " AS 'BEGIN RAISE EXCEPTION ''refused''; END'"
+    )
+    execute(
+        "CREATE TRIGGER refuse BEFORE INSERT ON webhooks_attempt FOR EACH ROW"
+        " WHEN (NEW.delivery_id % 10 = 5) EXECUTE FUNCTION refuse()"
+    )
+    yield
+    execute("DROP FUNCTION refuse CASCADE")
+
+
+@pytest.mark.parametrize(("status", "ends"), [(200, "delivered"), (500, "pending")])
+def test_an_attempt_that_cannot_be_recorded_stops_no_other(
+    receiver, one_attempt_refused, status, ends
+):
+    """Its own delivery is moved on without it, by the schedule."""
+    receiver.respond = lambda request: (status, {}, b"")
+    subscribe(receiver, topic="resource/create")
+    factories.Dataset(resources=[{"url": f"http://example.com/{n}"} for n in range(10)])
+    assert tasks.work_once() == 10
+    assert tasks.work_once() == 0
+    assert deliveries("status, tries") == [(ends, 1)] * 10
+    recorded = model.Session.execute(sa.text("SELECT count(*) FROM webhooks_attempt"))
+    assert recorded.scalar_one() == 9
 
 
 def test_410_disables_the_webhook_and_cancels_what_waits(receiver):
