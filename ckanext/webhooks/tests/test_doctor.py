@@ -72,7 +72,10 @@ def test_an_option_that_makes_no_sense_is_named(monkeypatch):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("SECRET_KEY", "another"), ("ckanext.webhooks.secret_keys", Fernet.generate_key().decode())],
+    [
+        ("SECRET_KEY", "another"),
+        pytest.param("ckanext.webhooks.secret_keys", Fernet.generate_key().decode(), id="a key"),
+    ],
 )
 def test_a_key_that_is_not_the_one_that_secrets_are_stored_with_is_named(
     option, value, monkeypatch
