@@ -97,9 +97,11 @@ def standing_now(user_ids: Collection[str]) -> dict[str, Owner]:
 
 def forget(user_ids: Collection[str] | None = None) -> None:
     """Forget answers (every one, or those of some users): the next is of that moment."""
-    global _forgotten
+    global _forgotten, _known_up_to
     if user_ids is None or user_ids:
         _forgotten += 1
+    if user_ids is None:
+        _known_up_to = 0
     for user_id in list(_cache) if user_ids is None else user_ids:
         _cache.pop(user_id, None)
 

@@ -38,6 +38,8 @@ def webhooks_db(ckan_config: Any, load_plugins: Callable[[Any], None]) -> Iterat
     """A CKAN without datasets, and with empty tables of this extension."""
     tables.empty()
     load_plugins(ckan_config)
+    # The user that CKAN makes when it is loaded was noted.
+    tables.empty_ours()
     yield
     model.Session.rollback()
 
@@ -101,6 +103,13 @@ def pytest_addoption(parser: Any) -> None:
         help="leave out what has the same answer on CKAN 2.12: see tests/versions.py",
     )
     group.addoption("--long", action="store_true", help="run the tests marked long, and no other")
+
+
+def pytest_configure(config: Any) -> None:
+    """Leave CKAN to the lanes: what only gives them their tests does without its application."""
+    gives_tests = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
+    if gives_tests and config.pluginmanager.has_plugin("ckan"):
+        config.pluginmanager.unregister(name="ckan")
 
 
 # Before pytest's own, which applies ``-m``.

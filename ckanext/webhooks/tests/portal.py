@@ -168,6 +168,7 @@ class Portal:
 
     def _clear(self) -> None:
         tables.empty()
+        tables.empty_ours()
 
     def _settle_in(self) -> None:
         """On the model itself: it is the same in every portal, and has to be quick."""

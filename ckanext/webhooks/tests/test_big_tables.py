@@ -82,7 +82,7 @@ def test_a_plan_is_shown_with_the_index_and_with_what_was_thrown_away():
 
 
 @pytest.mark.acceptance
-@pytest.mark.parametrize("rows", [20_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("rows", [100_000, pytest.param(1_000_000, marks=pytest.mark.long)])
 def test_a_short_run_asks_everything_and_prunes(tmp_path, rows):
     command = [sys.executable, "-W", "ignore", "-m", "bench.big_tables", str(tmp_path)]
     run = subprocess.run(

@@ -83,7 +83,11 @@ def test_an_event_is_known_until_all_webhooks_were_told():
 def test_a_short_run_gives_figures_a_picture_and_a_verdict(tmp_path, minutes):
     command = [sys.executable, "-W", "ignore", "-m", "bench.soak", str(tmp_path)]
     run = subprocess.run(
-        [*command, "--minutes", str(minutes)], cwd=ROOT, capture_output=True, text=True, check=False
+        [*command, "--minutes", str(minutes), "--rate", "5"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
     written = json.loads((tmp_path / "soak.json").read_text())

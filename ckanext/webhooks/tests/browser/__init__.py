@@ -36,7 +36,7 @@ ARGUMENTS = (
 )
 # How WebDriver names a reference to an element, by its specification.
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
-_PATIENCE = 20.0
+_PATIENCE = 60.0
 
 T = TypeVar("T")
 

@@ -127,9 +127,8 @@ def test_everybody_can_use_a_page(site, people, stage, look):
     page = people[look.who]
     page.open(site.url + look.path(stage))
     look.then(page)
-    PICTURES.mkdir(parents=True, exist_ok=True)
     for suffix, width in (("", 1200), ("-phone", PHONE)):
-        (PICTURES / f"{look.name}{suffix}.png").write_bytes(page.picture(width))
+        _draw(page, f"{look.name}{suffix}", width)
     assert violations(page) == []
     assert page.complaints() == []
 
@@ -146,12 +145,19 @@ def test_no_english_is_left(site, people, stage, language):
         page.open(f"{site.url}/{language}{look.path(stage)}")
         look.then(page)
         if look.name in ("index", "form-errors"):
-            (PICTURES / f"{look.name}-{language}.png").write_bytes(page.picture())
+            _draw(page, f"{look.name}-{language}")
         said = page.run(SAID)
         assert said, look.name
         found = [text for text in english if _is_in(text, said)]
         left.update({look.name: found} if found else {})
     assert left == {}
+
+
+def _draw(page: Browser, name: str, width: int = 1200) -> None:
+    """Keep a picture, where bin/screenshots asks for it: to draw one takes as long as a test."""
+    if "SCREENSHOTS" in os.environ:
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        (PICTURES / f"{name}.png").write_bytes(page.picture(width))
 
 
 # Text and labels of our part of a page; what is code, data or marked as English is not ours.

@@ -543,12 +543,8 @@ def no_such_name() -> list[str]:
     raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
 
-# Seconds in which a name server does not answer.
-SILENCE = 8.0
-
-
 def no_answer() -> list[str]:
-    time.sleep(SILENCE)
+    time.sleep(4 * DEADLINE)
     return ["127.0.0.1"]
 
 
@@ -583,9 +579,12 @@ def test_a_name_server_that_does_not_answer(send, names):
         assert outcome.connect is None
         began = time.monotonic()
         assert send(f"http://{names.b}:{server.port}/", timeout=PATIENCE).status == 200
-        assert time.monotonic() - began < SILENCE / 2
+        assert time.monotonic() - began < 2 * DEADLINE
         assert send(f"http://{names.a}:81/", timeout=0.1).error
     assert names.asked.count(names.a) == 1
+    # A thread that still waits would resolve what later tests ask for.
+    while any(thread.name == "webhooks-resolve" for thread in threading.enumerate()):
+        time.sleep(0.05)
 
 
 def test_a_name_that_changes_between_check_and_dial(send, names):

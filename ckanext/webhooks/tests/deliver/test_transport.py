@@ -198,8 +198,9 @@ def test_what_is_no_http_is_an_error(send, answer):
         silent,
         dripping(b"HTTP/1.1 200 OK\r\n", b"X-Drop: drop\r\n"),
         dripping(b"HTTP/1.1 200 O", b"K"),
-        dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b"drop"),
-        dripping(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"4\r\ndrop\r\n"),
+        # Of 2xx the head alone is enough.
+        dripping(b"HTTP/1.1 500 No\r\nContent-Length: 100000\r\n\r\n", b"drop"),
+        dripping(b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n", b"4\r\ndrop\r\n"),
         dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
     ],
     ids=["silence", "headers", "no line", "body", "chunks", "100 Continue"],

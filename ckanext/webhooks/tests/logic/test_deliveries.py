@@ -155,7 +155,6 @@ class TestList:
             ("topic", "dataset/x"),
             ("since", "yesterday"),
             ("until", "2026-13-01"),
-            ("since", "0001-01-01T00:00:00+23:00"),
             ("since", 5),
             ("cursor", -1),
             ("cursor", 2**63),

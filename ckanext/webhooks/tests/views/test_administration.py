@@ -78,11 +78,12 @@ def test_many_are_disabled_in_several_steps(sysadmin, user, monkeypatch):
     assert {row.state for row in stored()} == {"disabled"}
 
 
-def test_one_that_cannot_be_changed_is_said(sysadmin, user):
+def test_one_that_could_not_be_registered_now_is_disabled_all_the_same(sysadmin, user):
     create(user)
     execute("UPDATE webhooks SET format = 'of-another-time'")
     page = sysadmin.submit(f"{PATH}/disable", user=user["name"]).body
-    assert "1 webhook cannot be changed as it is" in page
+    assert "All of them are disabled" in page
+    assert [row.state for row in stored()] == ["disabled"]
 
 
 def test_whose_or_to_which_host_has_to_be_said(sysadmin):
