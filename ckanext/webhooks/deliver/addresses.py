@@ -273,6 +273,8 @@ def _check_host(host: str, port: int, allowed_networks: tuple[str, ...]) -> None
     ip = _as_ip(name)
     if ip is not None:
         check_ip(str(ip), allowed_networks, name, port)
+        if not host.isascii():  # what sends takes digits of other scripts for no address
+            raise RefusedAddress("must name a host, as in https://example.com/callback")
     elif "%" in name:
         raise RefusedAddress("must not have a percent sign in its host")
     elif name == "localhost" or name.endswith(".localhost"):  # RFC 6761, section 6.3
