@@ -32,6 +32,10 @@ def change(row, **columns) -> None:
     model.Session.commit()
 
 
+def table_of(mapped):
+    return sa.inspect(mapped).local_table
+
+
 def delete(row) -> None:
     model.Session.delete(row)
     model.Session.commit()
@@ -78,14 +82,14 @@ def test_each_way_to_another_right_is_noted(user):
 
 def test_of_a_statement_everybody_is_noted():
     for table, values in (
-        (model.member_table, {"state": "deleted"}),
-        (model.PackageMember.__table__, {"capacity": "member"}),
-        (model.User.__table__, {"sysadmin": False}),
-        (model.Group.__table__, {"state": "active"}),
+        (model.Member, {"state": "deleted"}),
+        (model.PackageMember, {"capacity": "member"}),
+        (model.User, {"sysadmin": False}),
+        (model.Group, {"state": "active"}),
     ):
-        model.Session.execute(sa.update(table).values(values))
+        model.Session.execute(sa.update(table_of(table)).values(values))
         model.Session.commit()
-        assert noted() == {EVERYBODY}, table.name
+        assert noted() == {EVERYBODY}, table
 
 
 def test_what_moves_no_label_is_not_noted(user):
@@ -93,7 +97,7 @@ def test_what_moves_no_label_is_not_noted(user):
     execute("DELETE FROM webhooks_right")
     change(model.User.get(user["id"]), fullname="Another name")
     change(model.Group.get(organization["id"]), title="Another title")
-    model.Session.execute(sa.update(model.User.__table__).values(fullname="All the same"))
+    model.Session.execute(sa.update(table_of(model.User)).values(fullname="All the same"))
     model.Session.commit()
     factories.Dataset(owner_org=organization["id"])
     assert noted() == set()
