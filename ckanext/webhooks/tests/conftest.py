@@ -5,6 +5,7 @@ The fixtures of the acceptance tier are in its own files.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -40,8 +41,16 @@ def webhooks_db(ckan_config: Any, load_plugins: Callable[[Any], None]) -> Iterat
     load_plugins(ckan_config)
     # The user that CKAN makes when it is loaded was noted.
     tables.empty_ours()
+    _hear()
     yield
     model.Session.rollback()
+
+
+def _hear() -> None:
+    """Let our loggers speak: whatever loaded CKAN's configuration has silenced those there were."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("ckanext.webhooks") and isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 @pytest.fixture(scope="session")
