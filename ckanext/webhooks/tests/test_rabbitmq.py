@@ -104,6 +104,7 @@ def test_rabbitmq_a_burst_is_one_task_and_outlives_a_kill(nudging, rabbitmq, mon
         took.append(time.monotonic() - began)
         if queue._quiet_until:  # a busy machine took longer than 50 ms
             await_nudge(monkeypatch)
+    await_nudge(monkeypatch)  # the others may have expired on a busy machine
     assert rabbitmq.waiting(nudging) == 1
     say(f"RabbitMQ: a nudge takes {1000 * statistics.median(took):.1f} ms")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ckan import model
 from ckan.tests import factories
-from ckan.tests.helpers import _get_test_app
+from ckan.tests.helpers import _get_test_app, changed_config
 
 
 class Visitor:
@@ -57,7 +57,9 @@ def made() -> dict[str, Any]:
 def visit(webhooks_db: None, made: dict[str, Any]) -> Any:
     """Give a visitor for a user, or for None."""
     if "app" not in made:
-        made["app"] = _get_test_app()
+        # Whatever the first test that wants it sets: it is there for all of them.
+        with changed_config("WTF_CSRF_ENABLED", False):
+            made["app"] = _get_test_app()
     return lambda user=None: Visitor(made["app"], user)
 
 
