@@ -19,6 +19,7 @@ from ..dispatch import dispatch
 from ..sweep import sweep
 from .callers import call, create, execute, stored
 from .receiver import Received, Receiver
+from .tables import OURS
 
 DUMPS = Path(__file__).parent / "dumps"
 # Under which the secrets in a dump are encrypted.
@@ -26,13 +27,7 @@ KEY = "c2VjcmV0cyBvZiB0aGUgZHVtcHMsIGZvciB0ZXN0cy4="
 # What a dump has instead of the receiver's address.
 RECEIVER = "http://127.0.0.1:1"
 TABLES = (
-    "webhooks",
-    "webhooks_event",
-    "webhooks_delivery",
-    "webhooks_attempt",
-    "webhooks_served",
-    "webhooks_missed",
-    "webhooks_right",
+    *OURS,
     "webhooks_alembic_version",
 )
 

@@ -110,7 +110,7 @@ def test_what_is_rolled_back_is_not_noted(user):
     assert noted() == set()
 
 
-def test_a_save_goes_through_where_it_cannot_be_noted(user, caplog):
+def test_a_save_goes_through_where_it_cannot_be_noted(user):
     execute("ALTER TABLE webhooks_right RENAME TO away")
     try:
         change(model.User.get(user["id"]), sysadmin=True)
