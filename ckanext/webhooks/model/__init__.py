@@ -13,6 +13,7 @@ from .base import (
 from .delivery import STILL_PENDING, Delivery, Status, missed_from, pending_of, ping_row
 from .event import Event, Origin, State
 from .missed import Missed
+from .quarantine import Kind, Quarantined
 from .right import Right
 from .served import Served
 from .webhook import BY_A_PERSON, UNVERIFIED, Circuit, Format, Webhook, WebhookState
@@ -26,8 +27,10 @@ __all__ = [
     "Delivery",
     "Event",
     "Format",
+    "Kind",
     "Missed",
     "Origin",
+    "Quarantined",
     "Right",
     "Served",
     "State",

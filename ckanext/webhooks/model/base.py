@@ -191,5 +191,5 @@ def missing_tables() -> bool:
     """Tell whether a migration of this extension is still to be run."""
     with transaction() as connection:
         # The table of the newest migration.
-        found = connection.execute(sa.text("SELECT to_regclass('webhooks_right')"))
+        found = connection.execute(sa.text("SELECT to_regclass('webhooks_quarantine')"))
         return found.scalar_one() is None

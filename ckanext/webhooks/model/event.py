@@ -57,6 +57,8 @@ class Event(Base):
     :ivar digest: of the content, by ``difference.digest``
     :ivar metadata_modified: of the dataset, as its row has it: who edits it
         from an older state has not seen this event
+    :ivar held_from: the number that it would have had, if it had not waited behind what was
+        put aside: who was given rights after that could not see it then. NULL for most
     :ivar due_at: from when it is told, NULL where that is at once; see
         ``dispatch.loops``
     :ivar first_sight: where the log knew nothing of a dataset that existed:
@@ -91,6 +93,7 @@ class Event(Base):
     metadata_modified = sa.Column(sa.DateTime)
     first_sight = sa.Column(JSONB)
     changed = sa.Column(ARRAY(sa.Text))
+    held_from = sa.Column(sa.BigInteger)
 
     __table_args__ = (
         # The newest row of a dataset: capture, and before each send.

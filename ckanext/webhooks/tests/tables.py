@@ -18,6 +18,7 @@ OURS = (
     "webhooks_served",
     "webhooks_missed",
     "webhooks_right",
+    "webhooks_quarantine",
 )
 
 
