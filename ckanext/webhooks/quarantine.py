@@ -33,11 +33,14 @@ def put_aside(
     user_id: str | None = None,
     labels: Any = None,
     is_stuck: bool = False,
+    sequence: int | None = None,
 ) -> None:
     """Put one thing aside, or further aside, and log that.
 
     :param error: why
     :param labels: of rights, as the tables have them: those of before
+    :param sequence: the number of the last event that it had its part in; None for the last
+        of all
     """
     why = reason(error)
     connection.execute(
@@ -49,6 +52,7 @@ def put_aside(
             "user_id": user_id,
             "labels": labels,
             "is_stuck": is_stuck,
+            "sequence": sequence,
             "reason": why,
         },
     )
@@ -89,7 +93,7 @@ _PUT_ASIDE = sa.text(
     INSERT INTO webhooks_quarantine AS q
         (kind, key, dataset_id, user_id, labels, is_stuck, reason, sequence, due_at)
     SELECT :kind, :key, :dataset_id, :user_id, :labels, :is_stuck, :reason,
-           (SELECT coalesce(max(sequence), 0) FROM webhooks_event),
+           coalesce(:sequence, (SELECT coalesce(max(sequence), 0) FROM webhooks_event)),
            clock_timestamp() + {_PAUSE % "0"}
     ON CONFLICT (kind, key) DO UPDATE SET
         reason = excluded.reason, is_stuck = excluded.is_stuck, tries = q.tries + 1,
@@ -102,7 +106,21 @@ _PUT_ASIDE = sa.text(
         for name in ("dataset_id", "user_id", "kind", "key", "reason")
     ),
     sa.bindparam("is_stuck", type_=sa.Boolean),
+    sa.bindparam("sequence", type_=sa.BigInteger),
 )
+# Of an event `e`: neither it nor what it waits behind is put aside. An event is let in again
+# when its time has come; what a user's rights mean for its dataset is told before it.
+DATASET_GOES_ON = """NOT EXISTS (
+    SELECT FROM webhooks_quarantine q WHERE q.dataset_id = e.dataset_id
+        AND (q.kind = 'rights' OR q.due_at > statement_timestamp()))"""
+# Of a webhook `w`.
+WEBHOOK_GOES_ON = (
+    "w.id <> ALL(ARRAY(SELECT q.key FROM webhooks_quarantine q WHERE q.kind = 'webhook'))"
+)
+# Of a delivery `d`. What can be written is pushed forward instead.
+DELIVERY_GOES_ON = """d.id <> ALL(ARRAY(
+    SELECT CAST(q.key AS bigint) FROM webhooks_quarantine q
+    WHERE q.is_stuck AND q.due_at > statement_timestamp()))"""
 # That of which nothing is left to do is no longer aside.
 LIVE = """CASE q.kind
     WHEN 'delivery' THEN EXISTS (

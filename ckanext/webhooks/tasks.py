@@ -20,7 +20,7 @@ from ckan import model
 
 from . import capture, queue
 from .deliver import deliver_due
-from .dispatch import Dispatched, dispatch, move_on, notice_rights
+from .dispatch import Dispatched, dispatch, move_on, notice_rights, try_again
 from .sweep import STEPS, tell_owners, trim_log
 
 log = logging.getLogger(__name__)
@@ -160,7 +160,10 @@ def _dispatch_all() -> int:
                 with _supervised("telling owners what their rights changed") as moving:
                     if done is None or (done.is_moving and not done.left):
                         moves = move_on()
-                has_failed = dispatching.has_failed or moving.has_failed
+                with _supervised("trying what was put aside") as trying:
+                    if done is None:
+                        try_again()
+                has_failed = any(each.has_failed for each in (dispatching, moving, trying))
                 more = not has_failed and bool((done and done.left) or moves)
         finally:
             _dispatching.release()

@@ -9,7 +9,7 @@ active, so that nobody sees it, and those of a sysadmin are :data:`ALL`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final, Literal
 
 
@@ -45,6 +45,32 @@ def may_see(dataset: DatasetLabels, owner: OwnerLabels) -> bool:
     if owner is ALL:
         return True
     return not set(owner).isdisjoint(dataset)
+
+
+class Audience:
+    """Owners by their labels: who sees a dataset is found without asking each of them.
+
+    :param owners: the labels of each, by user id
+    """
+
+    def __init__(self, owners: Mapping[str, OwnerLabels]) -> None:
+        self._all = frozenset(id_ for id_, labels in owners.items() if labels is ALL)
+        by_label: dict[str, set[str]] = {}
+        for id_, labels in owners.items():
+            for label in () if labels is ALL else labels:
+                by_label.setdefault(label, set()).add(id_)
+        self._by_label = by_label
+        self._known: dict[frozenset[str], frozenset[str]] = {}
+
+    def seeing(self, dataset: DatasetLabels) -> frozenset[str]:
+        """Give the ids of those owners whom :func:`may_see` lets see a dataset."""
+        if dataset is None:
+            return frozenset()
+        labels = frozenset(dataset)
+        if labels not in self._known:
+            found = (self._by_label.get(label, ()) for label in labels)
+            self._known[labels] = self._all.union(*found)
+        return self._known[labels]
 
 
 def common(some: OwnerLabels, others: OwnerLabels) -> OwnerLabels:

@@ -4,14 +4,15 @@
 which events a change amounts to; ``rights`` knows under which labels each
 owner is told, and tells the difference where these change; ``write`` numbers
 events and writes deliveries; ``replay`` tells one webhook again what the log
-has.
+has; ``again`` tries what was put aside.
 
 One dispatcher works at a time, under a lock that ends with its transaction:
 so the sequence is in the order of commit, and nothing that commits later is
 numbered below what was already told.
 """
 
+from .again import try_again
 from .rights import move_on, notice_rights
 from .run import Dispatched, dispatch
 
-__all__ = ["Dispatched", "dispatch", "move_on", "notice_rights"]
+__all__ = ["Dispatched", "dispatch", "move_on", "notice_rights", "try_again"]

@@ -146,6 +146,7 @@ def _resource_row(
         "facets": change.facets,
         "occurred_at": change.occurred_at,
         "captured_at": change.captured_at,
+        "held_from": change.held_from,
         "changed": found.changed,
         "content": _resource_json(before, found.id) if removed else None,
     }

@@ -12,23 +12,34 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection
 
-from .. import difference, owners, wellformed
-from ..model import Origin, State, connected, in_transaction
-from ..model.base import BEGIN, array
+from .. import difference, owners, quarantine, wellformed
+from ..apart import apart
+from ..model import Kind, Origin, State, connected, in_transaction
+from ..model.base import BEGIN, array, may_be_of_one
 from ..visibility import ALL, OwnerLabels, common, may_see, owner_labels, stored_labels
 from . import write
 from .events import Event
 
-# Datasets per transaction: some ten thousand rows where each has many resources.
+# Datasets per transaction, and events that it writes under the lock: some 50 ms. One dataset
+# is never divided.
 PAGE = 500
+MAX_ROWS = 1_000
+# Datasets that are tried in halves where a page fails.
+_APART = 50
+# Higher than that of any event: PostgreSQL's largest.
+_ANY_NUMBER = 2**63 - 1
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -56,10 +67,75 @@ class Serving:
     is_moving: bool
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What the owners of webhooks may see, as it was read before the lock was taken.
+
+    A labels plugin may take its time, or fail: nobody waits for it under the lock, or in
+    a transaction. What has changed since the reading, the lock's holder is told by the
+    tables.
+
+    :param standing: of the owners who may have webhooks, by user id
+    :param owners: the ids of all who have active webhooks
+    :param served: the rows of ``webhooks_served`` as they were, by user id
+    :param notes: the ids of the changes of rights that were noted and had no number
+    :param number: the highest number of the others
+    """
+
+    standing: Mapping[str, owners.Owner]
+    owners: frozenset[str]
+    served: Mapping[str, Any]
+    notes: Sequence[int]
+    number: int
+
+
+class _Outdated(Exception):
+    """Somebody has webhooks who had none when rights were read."""
+
+
+def under_reading(work: Callable[[Reading], Result]) -> Result:
+    """Read what owners may see, and do a work of one transaction with that.
+
+    :param work: may raise what :func:`notice` raises where it has to be done anew
+    """
+    while True:
+        try:
+            return work(_read())
+        except _Outdated:
+            continue
+
+
+def _read() -> Reading:
+    with connected() as connection:
+        # Notes first: what is noted later may not be known to CKAN's answers, or may.
+        notes = connection.execute(_NOTES).one()
+        rows = connection.execute(_OWNERS, {"notes": [], "number": 0}).all()
+    served = {row.user_id: (row.labels, row.next_labels) for row in rows}
+    standing = owners.standing(served)
+    # Another worker may have asked CKAN later than this one.
+    changed = [
+        row.user_id
+        for row in rows
+        if row.next_labels is None
+        and row.labels is not None
+        and (labels := standing[row.user_id].labels) is not None
+        and labels != owner_labels(row.labels)
+    ]
+    standing.update(owners.standing_now(changed))
+    # Owners who may not subscribe any more are paused by the sweep; until
+    # then nothing is written for them.
+    subscribing = {id_: owner for id_, owner in standing.items() if owner.may_subscribe}
+    return Reading(subscribing, frozenset(served), served, notes.ids or [], notes.number)
+
+
 def notice_rights() -> None:
     """Begin to move the owners whose labels are not those they were told under."""
+    under_reading(_notice_rights)
+
+
+def _notice_rights(reading: Reading) -> None:
     with connected() as connection, in_transaction(connection, _NUMBER_UNDER_LOCK):
-        notice(connection, is_all_told(connection))
+        notice(connection, reading, is_all_told(connection))
 
 
 def move_on() -> int:
@@ -69,83 +145,84 @@ def move_on() -> int:
     """
     with connected() as connection:
         if connection.execute(_IS_NOTED).scalar_one():
-            with in_transaction(connection, _NUMBER_UNDER_LOCK) as noted:
-                if any(row.has_webhooks for row in noted):
-                    notice(connection, is_all_told(connection))
+            under_reading(_notice_noted)
         if not _moves(connection.execute(_MOVES)):
             return 0
-        with in_transaction(connection, _MOVES_UNDER_LOCK) as rows:
-            moves = _moves(rows)
-            if moves:
-                _move_page(connection, moves[0])
-    return len(moves)
+    try:
+        return _move_first()
+    except Exception as error:
+        if not may_be_of_one(error):
+            raise
+    _move_apart()
+    return 1
 
 
-def settle(connection: Connection, dataset_ids: Sequence[str], numbers: write.Numbers) -> Serving:
-    """Say under which labels each owner is told of changes of some datasets.
+def _notice_noted(reading: Reading) -> None:
+    with connected() as connection, in_transaction(connection, _NUMBER_UNDER_LOCK) as noted:
+        if any(row.has_webhooks for row in noted):
+            notice(connection, reading, is_all_told(connection))
 
-    Owners who are being moved are first told what that means for these.
+
+def settle(
+    connection: Connection, serving: Serving, dataset_ids: Sequence[str], numbers: write.Numbers
+) -> None:
+    """Tell owners who are being moved what that means for some datasets, which changed.
 
     :param numbers: for what they are told
     """
-    serving = notice(connection, all_told=False)
     for move in _moves(connection.execute(_MOVES)) if serving.is_moving else ():
-        seen = connection.execute(_SOME, {**_bounds(move), "ids": list(dataset_ids)}).all()
-        _tell(connection, move, seen, numbers)
-    return serving
+        _tell_some(connection, move, dataset_ids, numbers)
 
 
 def is_all_told(connection: Connection) -> bool:
     return not connection.execute(_IS_WAITING).scalar_one()
 
 
-def notice(connection: Connection, all_told: bool) -> Serving:
+def notice(connection: Connection, reading: Reading, all_told: bool) -> Serving:
     """Begin the moves that are due.
 
     Who has gained a right may not be told what was captured before: that may have
     been mended first, in order to be shown. So while something waits to be told,
     rights are taken alone, and given when everything is told.
 
-    Whose labels cannot be read is told under those of before: whether that may be
-    sent is asked again then.
+    Whose labels could not be read, or may be others than when they were, is told under
+    those of before: whether that may be sent is asked again then.
 
     :param all_told: nothing waits
+    :raises _Outdated: somebody is not in the reading
     """
-    rows = connection.execute(_OWNERS).all()
-    # Owners who may not subscribe any more are paused by the sweep; until
-    # then nothing is written for them.
-    standing = {
-        user_id: owner
-        for user_id, owner in owners.standing(row.user_id for row in rows).items()
-        if owner.may_subscribe
-    }
+    rows = connection.execute(
+        _OWNERS, {"notes": list(reading.notes), "number": reading.number}
+    ).all()
+    if not reading.owners >= {row.user_id for row in rows}:
+        raise _Outdated
+    rows = [row for row in rows if row.user_id in reading.standing]
     served = {
         row.user_id: owner_labels(row.labels if row.next_labels is None else row.next_labels)
         for row in rows
-        if row.labels is not None and row.user_id in standing
+        if row.labels is not None
     }
-    moving = {row.user_id for row in rows if row.next_labels is not None}
-    changed = [
-        user_id
-        for user_id, owner in standing.items()
-        if user_id not in moving
-        and owner.labels is not None
-        and served.get(user_id) != owner.labels
-    ]
-    # Another worker may have asked CKAN later than this one.
-    owners.forget(changed)
     now = {
-        user_id: owner.labels
-        for user_id, owner in owners.standing(changed).items()
-        if owner.labels is not None
+        row.user_id: labels
+        for row in rows
+        if (labels := reading.standing[row.user_id].labels) is not None
     }
     stand = {id_: labels for id_, labels in now.items() if id_ not in served}
-    move = {id_: labels for id_, labels in now.items() if id_ in served}
+    move = {
+        row.user_id: now[row.user_id]
+        for row in rows
+        if row.user_id in served.keys() & now.keys()
+        and row.next_labels is None
+        and not row.is_noted
+        and reading.served[row.user_id] == (row.labels, row.next_labels)
+        and served[row.user_id] != now[row.user_id]
+    }
     given = move if all_told else {id_: common(served[id_], move[id_]) for id_ in move}
     _stand(connection, stand)
     begun = {id_: labels for id_, labels in given.items() if labels != served[id_]}
     _begin(connection, begun)
-    return Serving({**served, **stand, **given}, given != move, bool(moving or begun))
+    is_moving = bool(begun) or any(row.next_labels is not None for row in rows)
+    return Serving({**served, **stand, **given}, given != move, is_moving)
 
 
 def _stand(connection: Connection, labels: Mapping[str, OwnerLabels]) -> None:
@@ -178,16 +255,91 @@ def _moves(rows: Iterable[Any]) -> list[_Move]:
     ]
 
 
-def _move_page(connection: Connection, move: _Move) -> None:
-    page = connection.execute(_PAGE, {**_bounds(move), "count": PAGE}).all()
-    _tell(connection, move, page, write.numbers(connection))
-    if len(page) == PAGE:
-        values = {"user_id": move.user_id, "cursor": page[-1].dataset_id}
-        connection.execute(_GO_ON, values)
-    else:
-        connection.execute(_END, {"user_id": move.user_id})
+def _move_first() -> int:
+    """Move the first of those who are being moved by a page of datasets."""
+    has_ended = False
+    with connected() as connection, in_transaction(connection, _MOVES_UNDER_LOCK) as rows:
+        moves = _moves(rows)
+        if moves:
+            has_ended = _move_page(connection, moves[0])
+    if has_ended:
         # What was noted meanwhile of who was on the way.
-        notice(connection, is_all_told(connection))
+        notice_rights()
+    return len(moves)
+
+
+def _move_page(connection: Connection, move: _Move) -> bool:
+    """:returns: whether that was the last page"""
+    page = connection.execute(_PAGE, {**_bounds(move), "count": PAGE}).all()
+    told = _tell(connection, move, page, write.numbers(connection))
+    if told == PAGE or told < len(page):
+        _go_on(connection, move, page[told - 1].dataset_id)
+        return False
+    connection.execute(_END, {"user_id": move.user_id})
+    return True
+
+
+def _go_on(connection: Connection, move: _Move, cursor: str) -> None:
+    connection.execute(_GO_ON, {"user_id": move.user_id, "cursor": cursor})
+
+
+def _move_apart() -> None:
+    """Tell what a move means for datasets that failed as a whole; put aside which fail alone."""
+    with connected() as connection:
+        moves = _moves(connection.execute(_MOVES))
+        if not moves:
+            return
+        ids = connection.execute(_IDS, {**_bounds(moves[0]), "count": _APART}).scalars().all()
+    apart(ids, partial(_move_some, moves[0]), partial(_put_aside, moves[0]), may_be_of_one)
+
+
+def _move_some(move: _Move, dataset_ids: Sequence[str]) -> None:
+    with _moving(move) as (connection, now):
+        if now is not None:
+            _tell_some(connection, now, dataset_ids, write.numbers(connection))
+            _go_on(connection, now, dataset_ids[-1])
+
+
+def _put_aside(move: _Move, dataset_id: str, error: Exception) -> None:
+    with _moving(move) as (connection, now):
+        if now is not None:
+            quarantine.put_aside(
+                connection,
+                Kind.RIGHTS,
+                f"{move.user_id} {dataset_id}",
+                error,
+                dataset_id=dataset_id,
+                user_id=move.user_id,
+                labels=stored_labels(move.labels),
+            )
+            _go_on(connection, now, dataset_id)
+
+
+@contextmanager
+def _moving(move: _Move) -> Iterator[tuple[Connection, _Move | None]]:
+    """Give a move as it is now, under the lock; None where another worker has ended it."""
+    with connected() as connection, in_transaction(connection, _MOVES_UNDER_LOCK) as rows:
+        same = (now for now in _moves(rows) if replace(now, cursor=move.cursor) == move)
+        yield connection, next(same, None)
+
+
+def tell_aside(aside: Any) -> None:
+    """Tell what was put aside of a move: what the user was told under then, and is now.
+
+    :param aside: a row of ``webhooks_quarantine``
+    """
+    values = {"user_id": aside.user_id}
+    with connected() as connection, in_transaction(connection, _SERVED_UNDER_LOCK, values) as rows:
+        for served in rows:
+            now = served.labels if served.next_labels is None else served.next_labels
+            move = _Move(
+                aside.user_id, owner_labels(aside.labels), owner_labels(now), _ANY_NUMBER, ""
+            )
+            ids = {"ids": [aside.dataset_id]}
+            seen = connection.execute(_ONE, {**_bounds(move), **ids}).all()
+            _tell(connection, move, seen, write.numbers(connection))
+        write.hold_from(connection, aside.dataset_id, aside.sequence)
+        quarantine.release(connection, [aside.id])
 
 
 def _bounds(move: _Move) -> dict[str, Any]:
@@ -196,27 +348,48 @@ def _bounds(move: _Move) -> dict[str, Any]:
         moved = None
     else:
         moved = sorted(set(move.labels) ^ set(move.next_labels))
-    signs = array(wellformed.SIGNS)
-    return {"cursor": move.cursor, "since": move.since, "moved": moved, "signs": signs}
+    return {
+        "user_id": move.user_id,
+        "cursor": move.cursor,
+        "since": move.since,
+        "moved": moved,
+        "signs": array(wellformed.SIGNS),
+    }
 
 
-def _tell(connection: Connection, move: _Move, seen: Sequence[Any], numbers: write.Numbers) -> None:
-    """Tell an owner the difference that a move makes for some datasets."""
-    events = [event for row in seen for event in _events(row, move, numbers.now)]
-    if not events:
-        return
-    numbers.give(events)
-    write.write_events(connection, events)
-    pairs = (
-        write.pair(
-            event,
-            move.user_id,
-            event.row["labels_before"] is not None,
-            event.row["labels"] is not None,
-        )
-        for event in events
-    )
-    write.write_deliveries(connection, (pair for pair in pairs if pair))
+def _tell_some(
+    connection: Connection, move: _Move, dataset_ids: Sequence[str], numbers: write.Numbers
+) -> None:
+    seen = connection.execute(_SOME, {**_bounds(move), "ids": list(dataset_ids)}).all()
+    while seen:
+        seen = seen[_tell(connection, move, seen, numbers) :]
+
+
+def _tell(connection: Connection, move: _Move, seen: Sequence[Any], numbers: write.Numbers) -> int:
+    """Tell an owner the difference that a move makes for some datasets.
+
+    :returns: for how many of them: the first, as many as are written at once
+    """
+    events: list[Event] = []
+    count = 0
+    for row in seen:
+        if len(events) >= MAX_ROWS:
+            break
+        events += _events(row, move, numbers.now)
+        count += 1
+    if events:
+        numbers.give(events)
+        write.write_events(connection, events)
+        write.write(connection, _pairs(events, move.user_id))
+    return count
+
+
+def _pairs(events: Iterable[Event], user_id: str) -> Iterator[dict[str, Any]]:
+    for event in events:
+        before, after = event.row["labels_before"], event.row["labels"]
+        pair = write.pair(event, user_id, before is not None, after is not None)
+        if pair:
+            yield pair
 
 
 def _events(seen: Any, move: _Move, now: Any) -> Iterator[Event]:
@@ -257,7 +430,10 @@ def _resource_ids(seen: Any) -> list[str]:
     return [r["id"] for r in difference.resources(wellformed.loads(seen.odd_content))]
 
 
-_IS_WAITING = sa.text("SELECT EXISTS (SELECT FROM webhooks_event WHERE sequence IS NULL)")
+_IS_WAITING = sa.text(
+    "SELECT EXISTS (SELECT FROM webhooks_event e"
+    f" WHERE sequence IS NULL AND {quarantine.DATASET_GOES_ON})"
+)
 # That somebody's rights may have changed, as SQL.
 IS_NOTED = "EXISTS (SELECT FROM webhooks_right WHERE sequence IS NULL)"
 _IS_NOTED = sa.text(f"SELECT {IS_NOTED}")
@@ -271,9 +447,24 @@ _NUMBER_UNDER_LOCK = sa.text(
         SELECT FROM webhooks w WHERE w.user_id = r.user_id AND w.state = 'active') AS has_webhooks
     """
 )
+# What was noted so far; a number is given under the lock.
+_NOTES = sa.text(
+    """
+    SELECT array_agg(id) FILTER (WHERE sequence IS NULL) AS ids,
+           coalesce((SELECT max(sequence) FROM webhooks_right), 0) AS number
+    FROM webhooks_right WHERE sequence IS NULL
+    """
+)
+# And whether anything was noted since.
 _OWNERS = sa.text(
     """
-    SELECT user_id, s.labels, s.next_labels
+    WITH noted AS MATERIALIZED (
+        SELECT user_id FROM webhooks_right
+        WHERE (sequence IS NULL OR sequence > :number)
+            AND id <> ALL(CAST(:notes AS bigint[])))
+    SELECT user_id, s.labels, s.next_labels, EXISTS (
+               SELECT FROM noted WHERE noted.user_id = w.user_id OR noted.user_id IS NULL
+           ) AS is_noted
     FROM (SELECT DISTINCT user_id FROM webhooks WHERE state = 'active') w
         LEFT JOIN webhooks_served s USING (user_id)
     """
@@ -301,6 +492,11 @@ _MOVES = sa.text(
     """
 )
 _MOVES_UNDER_LOCK = sa.text(f"{BEGIN} {write.LOCK} {_MOVES}")
+_SERVED_UNDER_LOCK = sa.text(
+    f"""{BEGIN} {write.LOCK}
+    SELECT labels, next_labels FROM webhooks_served WHERE user_id = :user_id
+    """
+)
 _GO_ON = sa.text("UPDATE webhooks_served SET cursor = :cursor WHERE user_id = :user_id")
 _END = sa.text(
     """
@@ -309,10 +505,18 @@ _END = sa.text(
     WHERE user_id = :user_id
     """
 )
-# The newest state of datasets that were told before the move began: those that
-# the log has told since were moved then. PostgreSQL may be unable to read what an earlier
+# Datasets that were told before the move began: those that the log has told since were
+# moved then.
+_WHERE = """WHERE e.version IS NOT NULL AND e.sequence <= :since AND e.dataset_id > :cursor
+        AND e.labels IS NOT NULL
+        AND (CAST(:moved AS text[]) IS NULL OR e.labels && CAST(:moved AS text[]))
+        AND NOT EXISTS (
+            SELECT FROM webhooks_event newer
+            WHERE newer.dataset_id = e.dataset_id AND newer.version > e.version
+                AND newer.sequence IS NOT NULL)"""
+# The newest state of each. PostgreSQL may be unable to read what an earlier
 # version kept. What is a resource is for difference.resources, as here.
-_SEEN = """
+_SEEN = f"""
     SELECT e.id, e.dataset_id, e.labels, e.facets,
            CASE WHEN is_odd THEN e.content END AS odd_content,
            CASE WHEN NOT is_odd THEN ARRAY(
@@ -326,13 +530,20 @@ _SEEN = """
     FROM webhooks_event e, LATERAL (
         SELECT EXISTS (SELECT FROM unnest(CAST(:signs AS text[])) sign
                        WHERE strpos(e.content, sign) > 0) AS is_odd) content
-    WHERE e.version IS NOT NULL AND e.sequence <= :since AND e.dataset_id > :cursor
-        AND e.labels IS NOT NULL
-        AND (CAST(:moved AS text[]) IS NULL OR e.labels && CAST(:moved AS text[]))
-        AND NOT EXISTS (
-            SELECT FROM webhooks_event newer
-            WHERE newer.dataset_id = e.dataset_id AND newer.version > e.version
-                AND newer.sequence IS NOT NULL)
+    {_WHERE}
 """
-_PAGE = sa.text(f"{_SEEN} ORDER BY e.dataset_id LIMIT :count")
-_SOME = sa.text(f"{_SEEN} AND e.dataset_id = ANY(CAST(:ids AS text[])) ORDER BY e.dataset_id")
+# What was put aside of the user's moves is told later, from what was told before it.
+_GOES_ON = """NOT EXISTS (
+    SELECT FROM webhooks_quarantine q
+    WHERE q.kind = 'rights' AND q.key = CAST(:user_id AS text) || ' ' || e.dataset_id)"""
+_IS_ONE_OF = "e.dataset_id = ANY(CAST(:ids AS text[]))"
+_PAGE = sa.text(f"{_SEEN} AND {_GOES_ON} ORDER BY e.dataset_id LIMIT :count")
+_SOME = sa.text(f"{_SEEN} AND {_GOES_ON} AND {_IS_ONE_OF} ORDER BY e.dataset_id")
+_ONE = sa.text(f"{_SEEN} AND {_IS_ONE_OF}")
+# Without content, which may be what fails.
+_IDS = sa.text(
+    f"""
+    SELECT e.dataset_id FROM webhooks_event e {_WHERE} AND {_GOES_ON}
+    ORDER BY e.dataset_id LIMIT :count
+    """
+)

@@ -1,24 +1,35 @@
-"""What was captured, a set at a time: compared, numbered, told."""
+"""What was captured, a set at a time: compared, numbered, told.
+
+What fails is tried in halves, until the change that cannot be dispatched stands alone. It is
+put aside, and with it the later ones of its dataset; all others go on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from .. import config
-from ..model import Origin, State, connected, in_transaction
-from ..model.base import BEGIN
-from ..visibility import OwnerLabels, may_see
+from .. import config, quarantine
+from ..apart import apart
+from ..model import Kind, Origin, State, connected, in_transaction
+from ..model.base import BEGIN, may_be_of_one
+from ..visibility import Audience
 from . import loops, rights, write
 from .events import Event, events_or_fewer
 
 # A set is bounded by count and by content, so that a worker's memory is.
 MAX_EVENTS = 200
 MAX_STORED_BYTES = 8 * 1024 * 1024
+# What is written under the lock, for which capture's next set and every other worker wait:
+# some 50 ms for so many events with their resources, or for so many pairs of event and owner.
+# One change is never divided.
+MAX_ROWS = 1_000
+MAX_TOLD = 10_000
 
 
 @dataclass(frozen=True)
@@ -35,31 +46,82 @@ class Dispatched:
     is_moving: bool
 
 
+@dataclass(frozen=True)
+class _Changes:
+    """Some captured changes with the events that they amount to."""
+
+    rows: Sequence[Any]
+    events: Sequence[Event]
+
+
 def dispatch() -> Dispatched | None:
     """Number what was captured and write its deliveries, one set of events.
 
     :returns: None where nothing waited
     """
+    try:
+        return rights.under_reading(_dispatch)
+    except Exception as error:
+        if not may_be_of_one(error):
+            raise
+    return _dispatch_apart()
+
+
+def _dispatch(
+    reading: rights.Reading, only: Sequence[str] | None = None, writing: write.Writing = write.write
+) -> Dispatched | None:
+    """:param only: the ids of the changes among which the set is, None for all"""
     bounds = {"events": MAX_EVENTS, "bytes": MAX_STORED_BYTES, "bound": config.loop_bound()}
     with (
         connected() as connection,
-        in_transaction(connection, _WAITING, bounds) as changes,
+        in_transaction(connection, _WAITING, {**bounds, "only": only}) as waiting,
     ):
-        if not changes:
+        if not waiting:
             return None
-        numbers = write.Numbers(changes[0].last_number, changes[0].now)
-        datasets = sorted({change.dataset_id for change in changes})
-        serving = rights.settle(connection, datasets, numbers)
-        events = [event for change in changes for event in events_or_fewer(change)]
-        numbers.give(events)
-        _slow_down(changes, events)
-        write.write_events(connection, events)
-        write.write_deliveries(connection, _pairs(events, serving.labels))
-        _blank(connection, [c.dataset_id for c in changes if c.state == State.PURGED])
+        numbers = write.Numbers(waiting[0].last_number, waiting[0].now)
+        serving = rights.notice(connection, reading, all_told=False)
+        audience = Audience(serving.labels)
+        changes = _some(waiting, audience)
+        datasets = sorted({change.dataset_id for change in changes.rows})
+        rights.settle(connection, serving, datasets, numbers)
+        _lift(connection, changes.rows)
+        numbers.give(changes.events)
+        _slow_down(changes.rows, changes.events)
+        write.write_events(connection, changes.events)
+        writing(connection, _pairs(changes.events, audience))
+        _blank(connection, [c.dataset_id for c in changes.rows if c.state == State.PURGED])
         if serving.held_back:
-            serving = rights.notice(connection, rights.is_all_told(connection))
-        is_moving = serving.is_moving or changes[0].is_noted
-        return Dispatched(len(changes), int(changes[0].known) - len(changes), is_moving)
+            serving = rights.notice(connection, reading, rights.is_all_told(connection))
+        is_moving = serving.is_moving or waiting[0].is_noted
+        left = int(waiting[0].known) - len(changes.rows)
+        return Dispatched(len(changes.rows), left, is_moving)
+
+
+def _dispatch_apart() -> Dispatched | None:
+    """Dispatch a set that failed as a whole, and put aside what cannot be."""
+    with connected() as connection:
+        ids = connection.execute(_OLDEST, {"events": MAX_EVENTS}).scalars().all()
+
+    def dispatch_some(some: Sequence[str]) -> None:
+        rights.under_reading(partial(_dispatch, only=list(some)))
+
+    apart(ids, dispatch_some, _dispatch_alone, may_be_of_one)
+    return Dispatched(len(ids), left=1, is_moving=True) if ids else None
+
+
+def _dispatch_alone(change_id: str, error: Exception) -> None:
+    """Dispatch a change that failed alone without the webhooks that fail, or put it aside."""
+    try:
+        rights.under_reading(partial(_dispatch, only=[change_id], writing=write.write_apart))
+    except Exception as still:
+        if not may_be_of_one(still):
+            raise
+        with connected() as connection:
+            dataset_id = connection.execute(_DATASET_OF, {"id": change_id}).scalar()
+            if dataset_id is not None:
+                quarantine.put_aside(
+                    connection, Kind.EVENT, change_id, error, dataset_id=dataset_id
+                )
 
 
 _WAITING = sa.text(
@@ -67,11 +129,15 @@ _WAITING = sa.text(
     WITH waiting AS (
         SELECT id, sum(coalesce(pg_column_size(content), 0)) OVER (ORDER BY position)
                    - coalesce(pg_column_size(content), 0) AS bytes_before
-        FROM (SELECT id, position, content FROM webhooks_event
+        FROM (SELECT id, position, content FROM webhooks_event e
+              WHERE sequence IS NULL AND {quarantine.DATASET_GOES_ON}
+                  AND (CAST(:only AS text[]) IS NULL OR id = ANY(CAST(:only AS text[])))
               -- One more than a set holds, to know whether to go on.
-              WHERE sequence IS NULL ORDER BY position LIMIT :events + 1) oldest)
+              ORDER BY position LIMIT :events + 1) oldest)
     SELECT e.id, e.dataset_id, e.state, e.occurred_at, e.captured_at, e.labels_before, e.labels,
            e.facets_before, e.facets, e.content, e.first_sight, e.origin,
+           coalesce(e.held_from, aside.sequence) AS held_from,
+           aside.sequence IS NOT NULL AS is_lifted,
            previous.due_at AS due_before, earlier.captured_at AS bound_at,
            previous.content AS content_before, (SELECT count(*) FROM waiting) AS known,
            {rights.IS_NOTED} AS is_noted, numbers.*
@@ -80,9 +146,46 @@ _WAITING = sa.text(
         ON previous.dataset_id = e.dataset_id AND previous.version = e.version - 1
     LEFT JOIN webhooks_event earlier
         ON earlier.dataset_id = e.dataset_id AND earlier.version = e.version - :bound
+    LEFT JOIN webhooks_quarantine aside ON aside.kind = 'event' AND aside.key = e.id
     WHERE waiting.bytes_before < :bytes
     ORDER BY e.position LIMIT :events
     """
+)
+# Without what may be what fails.
+_OLDEST = sa.text(
+    f"""
+    SELECT id FROM webhooks_event e WHERE sequence IS NULL AND {quarantine.DATASET_GOES_ON}
+    ORDER BY position LIMIT :events
+    """
+)
+_DATASET_OF = sa.text("SELECT dataset_id FROM webhooks_event WHERE id = :id AND sequence IS NULL")
+
+
+def _some(waiting: Sequence[Any], audience: Audience) -> _Changes:
+    """Give the first of what waits, as much as is written under the lock."""
+    events: list[Event] = []
+    pairs = taken = 0
+    for change in waiting:
+        if taken and (len(events) >= MAX_ROWS or pairs >= MAX_TOLD):
+            break
+        found = events_or_fewer(change)
+        events += found
+        pairs += sum(len(_seeing(event, audience)) for event in found)
+        taken += 1
+    return _Changes(waiting[:taken], events)
+
+
+def _lift(connection: Connection, changes: Sequence[Any]) -> None:
+    """End the quarantine of changes; those that waited behind them are as old as they are."""
+    lifted = [change for change in changes if change.is_lifted]
+    for change in lifted:
+        write.hold_from(connection, change.dataset_id, change.held_from)
+    if lifted:
+        connection.execute(_LIFT, {"keys": [change.id for change in lifted]})
+
+
+_LIFT = sa.text(
+    "DELETE FROM webhooks_quarantine WHERE kind = 'event' AND key = ANY(CAST(:keys AS text[]))"
 )
 
 
@@ -93,16 +196,21 @@ def _slow_down(changes: Sequence[Any], events: Sequence[Event]) -> None:
         event.row["due_at"] = later.get(event.row.get("source_id") or event.row["id"])
 
 
-def _pairs(events: Sequence[Event], owners: Mapping[str, OwnerLabels]) -> Iterator[dict[str, Any]]:
+def _pairs(events: Sequence[Event], audience: Audience) -> Iterator[dict[str, Any]]:
     for event in events:
-        if event.row["origin"] == Origin.SEED:
-            continue
-        for user_id, labels in owners.items():
-            before = may_see(event.row["labels_before"], labels)
-            after = may_see(event.row["labels"], labels)
-            found = write.pair(event, user_id, before, after)
+        before = audience.seeing(event.row["labels_before"])
+        after = audience.seeing(event.row["labels"])
+        for user_id in _seeing(event, audience):
+            found = write.pair(event, user_id, user_id in before, user_id in after)
             if found:
                 yield found
+
+
+def _seeing(event: Event, audience: Audience) -> frozenset[str]:
+    """Give the owners who could see an entity before or after its event."""
+    if event.row["origin"] == Origin.SEED:
+        return frozenset()
+    return audience.seeing(event.row["labels_before"]) | audience.seeing(event.row["labels"])
 
 
 def _blank(connection: Connection, dataset_ids: Sequence[str]) -> None:

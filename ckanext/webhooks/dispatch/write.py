@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import datetime
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from .. import model, wellformed
-from ..model.base import LOCK_DISPATCH, array
+from .. import model, quarantine, wellformed
+from ..apart import apart
+from ..model import Kind
+from ..model.base import LOCK_DISPATCH, array, may_be_of_one
 from ..visibility import told
 from .events import Event
 
@@ -112,13 +114,54 @@ def pair(event: Event, user_id: str, before: bool, after: bool) -> dict[str, Any
     }
 
 
-def write_deliveries(connection: Connection, pairs: Iterable[dict[str, Any]]) -> None:
+def hold_from(connection: Connection, dataset_id: str, number: int) -> None:
+    """Say of what waited behind something put aside that it is older than its number will be."""
+    connection.execute(_HOLD_FROM, {"dataset_id": dataset_id, "number": number})
+
+
+_HOLD_FROM = sa.text(
+    """
+    UPDATE webhooks_event SET held_from = coalesce(held_from, :number)
+    WHERE dataset_id = :dataset_id AND sequence IS NULL
+    """
+)
+
+
+Writing = Callable[[Connection, Iterable[dict[str, Any]]], None]
+
+
+def write(connection: Connection, pairs: Iterable[dict[str, Any]]) -> None:
     """Write what the owners' webhooks are told."""
     rows = iter(pairs)
     while batch := list(itertools.islice(rows, MAX_PAIRS)):
         values = _columns(batch)
         several = any(row["event_id"] != batch[0]["event_id"] for row in batch)
         connection.execute(_INSERT_IN_ORDER if several else _INSERT, values)
+
+
+def write_apart(connection: Connection, pairs: Iterable[dict[str, Any]]) -> None:
+    """Do so for each webhook for which it can be done, and put the others aside."""
+    rows = list(pairs)
+    if not rows:
+        return
+    values = _columns(rows)
+    webhooks = connection.execute(_WEBHOOKS_OF, {"user_id": values["user_id"]}).scalars().all()
+    sequences = {"ids": values["event_id"]}
+    before = connection.execute(_NUMBER_BEFORE, sequences).scalar_one()
+
+    def write_some(some: Sequence[str]) -> None:
+        connection.exec_driver_sql("SAVEPOINT some")
+        try:
+            connection.execute(_INSERT_FOR, {**values, "webhooks": list(some)})
+        except Exception:
+            connection.exec_driver_sql("ROLLBACK TO SAVEPOINT some")
+            raise
+        connection.exec_driver_sql("RELEASE SAVEPOINT some")
+
+    def put_aside(webhook_id: str, error: Exception) -> None:
+        quarantine.put_aside(connection, Kind.WEBHOOK, webhook_id, error, sequence=before)
+
+    apart(webhooks, write_some, put_aside, may_be_of_one)
 
 
 def write_again(connection: Connection, webhook_id: str, pairs: Sequence[dict[str, Any]]) -> int:
@@ -176,12 +219,34 @@ def _inserting(webhooks: str, due_at: str, created_at: str) -> str:
 
 # Nothing else writes what is told for the first time, and it does so in the transaction
 # that numbers it: none is written twice, without the database looking for each.
+# Later, for which see loops; or behind what is held back of its webhook.
+_DUE_AT = "coalesce(e.due_at, CASE WHEN w.next_at IS NULL THEN e.dispatched_at END)"
 _TELLING = _inserting(
-    # What was committed before a webhook was there is not its.
-    webhooks="w.created_at <= timezone('utc', e.captured_at)",
-    # Later, for which see loops; or behind what is held back of its webhook.
-    due_at="coalesce(e.due_at, CASE WHEN w.next_at IS NULL THEN e.dispatched_at END)",
+    # What was committed before a webhook was there is not its; and one that was put aside is
+    # told what it misses when it goes on.
+    webhooks=f"w.created_at <= timezone('utc', e.captured_at) AND {quarantine.WEBHOOK_GOES_ON}",
+    due_at=_DUE_AT,
     created_at="e.dispatched_at",
+)
+_INSERT_FOR = sa.text(
+    _inserting(
+        webhooks="w.created_at <= timezone('utc', e.captured_at)"
+        " AND w.id = ANY(CAST(:webhooks AS text[]))",
+        due_at=_DUE_AT,
+        created_at="e.dispatched_at",
+    )
+    + "ORDER BY sequence"
+)
+_WEBHOOKS_OF = sa.text(
+    f"""
+    SELECT id FROM webhooks w
+    WHERE user_id = ANY(CAST(:user_id AS text[])) AND state = 'active'
+        AND {quarantine.WEBHOOK_GOES_ON}
+    ORDER BY id
+    """
+)
+_NUMBER_BEFORE = sa.text(
+    "SELECT min(sequence) - 1 FROM webhooks_event WHERE id = ANY(CAST(:ids AS text[]))"
 )
 # One event for very many webhooks is not sorted for nothing.
 _INSERT = sa.text(_TELLING)

@@ -187,6 +187,19 @@ def is_of_the_data(error: BaseException) -> bool:
     return not isinstance(error, (sa.exc.SQLAlchemyError, OSError, MemoryError))
 
 
+# Classes of SQLSTATE: corrupted data and what PostgreSQL says of it, its memory; and what was
+# cut off, as a whole set may be for its size alone.
+_OF_ONE = ("XX", errorcodes.OUT_OF_MEMORY, errorcodes.QUERY_CANCELED, "25P03")
+
+
+def may_be_of_one(error: BaseException) -> bool:
+    """Tell whether a set that failed may go through without one of its members, or in parts."""
+    code = getattr(getattr(error, "orig", None), "pgcode", None)
+    if code is not None and str(code).startswith(_OF_ONE):
+        return True
+    return is_of_the_data(error) or isinstance(error, MemoryError)
+
+
 def missing_tables() -> bool:
     """Tell whether a migration of this extension is still to be run."""
     with transaction() as connection:

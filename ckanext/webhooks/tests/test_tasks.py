@@ -93,7 +93,7 @@ def test_what_was_committed_while_another_dispatched_is_dispatched():
 
 
 STAGES = (
-    *("dispatch", "move_on", "deliver_due"),
+    *("dispatch", "move_on", "try_again", "deliver_due"),
     *("pause_and_resume", "forget_old_secrets", "forget_unserved", "prune", "notice_rights"),
 )
 
@@ -131,7 +131,7 @@ def test_a_stage_that_fails_stops_no_other_and_is_called_again(stages, waits, ca
     rounds.append(failing_now.clear)
     tasks.tick()
     assert set(called) == set(STAGES)
-    assert called.count(failing) == (2 if failing in STAGES[:3] else 1), "the sweep is each minute"
+    assert called.count(failing) == (2 if failing in STAGES[:4] else 1), "the sweep is each minute"
     assert waited[0] == tasks.TICK
     assert caplog.text.count("failed, and is tried again within") == 1
 
