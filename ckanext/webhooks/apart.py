@@ -17,7 +17,8 @@ def apart(
     """Do a work for all members of a set, in order, and for as few of them together as it takes.
 
     :param work: done for a set, or not at all where it raises
-    :param alone: called with each member for which it fails, and with the error
+    :param alone: called with each member for which it fails, and with the error; what it
+        raises is raised when the others had their turn
     :param may_be_of_one: tells whether an error may be due to a single member; any
         other would come with every half, and is raised
     """
@@ -34,5 +35,7 @@ def apart(
     else:
         return
     half = len(members) // 2
-    apart(members[:half], work, alone, may_be_of_one)
-    apart(members[half:], work, alone, may_be_of_one)
+    try:
+        apart(members[:half], work, alone, may_be_of_one)
+    finally:
+        apart(members[half:], work, alone, may_be_of_one)

@@ -35,6 +35,7 @@ _WORDS = (
     N_("the owner is not an active user any more"),
     N_("the address changed and is not verified yet"),
     N_("no worker took it in time"),
+    N_("the portal could not send it and tries again; its administrators see why"),
     # of attempts
     N_("no answer"),
     N_("the name does not resolve: it is no name"),

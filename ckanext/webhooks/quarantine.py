@@ -23,7 +23,16 @@ _LONGEST_PAUSE = 3600
 _MAX_REASON = 500
 
 
-def put_aside(
+def put_aside(connection: Connection, kind: Kind, key: str, error: Exception, **more: Any) -> None:
+    """Put one thing aside, or further aside, and log that.
+
+    :param more: see :func:`note`
+    """
+    note(connection, kind, key, error, **more)
+    say(kind, key, error)
+
+
+def note(
     connection: Connection,
     kind: Kind,
     key: str,
@@ -35,16 +44,15 @@ def put_aside(
     is_stuck: bool = False,
     sequence: int | None = None,
 ) -> None:
-    """Put one thing aside, or further aside, and log that.
+    """Write that something is put aside; see ``model.Quarantined``.
 
     :param error: why
     :param labels: of rights, as the tables have them: those of before
     :param sequence: the number of the last event that it had its part in; None for the last
         of all
     """
-    why = reason(error)
     connection.execute(
-        _PUT_ASIDE,
+        _NOTE,
         {
             "kind": kind.value,
             "key": key,
@@ -53,9 +61,13 @@ def put_aside(
             "labels": labels,
             "is_stuck": is_stuck,
             "sequence": sequence,
-            "reason": why,
+            "reason": reason(error),
         },
     )
+
+
+def say(kind: Kind, key: str, error: Exception) -> None:
+    """Log that something is put aside."""
     log.error(
         "webhooks [%s]: %s %s failed and is put aside, so that everything else goes on; it is"
         " tried again by itself. `ckan webhooks quarantine list` shows it. Please report this"
@@ -88,7 +100,7 @@ def waiting(connection: Connection, limit: int | None = None) -> Sequence[Any]:
 
 _PAUSE = f"""least(
     {_FIRST_PAUSE} * power(4, least(%s, 10)), {_LONGEST_PAUSE}) * interval '1 second'"""
-_PUT_ASIDE = sa.text(
+_NOTE = sa.text(
     f"""
     INSERT INTO webhooks_quarantine AS q
         (kind, key, dataset_id, user_id, labels, is_stuck, reason, sequence, due_at)

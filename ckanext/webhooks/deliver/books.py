@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-from ..model.base import is_of_the_data
+from ..model.base import may_be_of_one
 from .attempt import Attempted
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class Books:
     def _take(self, written: Future[None]) -> None:
         self._writing = None
         error = written.exception()
-        self.is_database_away = error is not None and not is_of_the_data(error)
+        self.is_database_away = error is not None and not may_be_of_one(error)
         if error is None:
             del self._open[: self._count]
             self._suspects = max(0, self._suspects - self._count)

@@ -11,16 +11,18 @@ way, and is taken from there when its webhook takes more: see ``held``.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from .. import quarantine
+from ..apart import apart
 from ..model import connected
-from ..model.base import HASTILY, IN_ORDER_OF_INDEX
+from ..model.base import HASTILY, IN_ORDER_OF_INDEX, may_be_of_one
 from ..visibility import OwnerLabels, owner_labels
-from . import held
+from . import aside, held
 from .lease import BESIDE, COLUMNS, Due, Leased, give_back, lease
 from .logged import Logged, logged
 from .places import Chosen, Places
@@ -39,6 +41,7 @@ class Claimed:
 
     :param until: by delivery id, when its lease ends, as PostgreSQL writes it
     :param events: by id
+    :param unread: events that could not be read, by id, with the error
     :param epoch: PostgreSQL's time of the claim, seconds since 1970
     :param monotonic: this process's clock before it was asked for
     :param seconds: how long the lease is
@@ -49,6 +52,7 @@ class Claimed:
     deliveries: list[Due]
     until: dict[int, str]
     events: dict[str, Logged]
+    unread: dict[str, Exception]
     epoch: float
     monotonic: float
     seconds: float
@@ -76,13 +80,25 @@ def claim(count: int, places: Places, timeout: float, is_crowded: bool = False) 
     :returns: None where nothing is due, or nothing of it has a place
     """
     more = True
-    with connected() as connection:
-        while more:
-            claimed = _claim(connection, count, places, timeout + LEASE_MARGIN, is_crowded)
-            if claimed.deliveries:
-                return claimed
-            more, is_crowded = claimed.more, True
+    while more:
+        claimed = _claim_or_fewer(count, places, timeout + LEASE_MARGIN, is_crowded)
+        if claimed.deliveries:
+            events, unread = _events({d.event_id for d in claimed.deliveries})
+            return replace(claimed, events=events, unread=unread)
+        more, is_crowded = claimed.more, True
     return None
+
+
+def _claim_or_fewer(count: int, places: Places, seconds: float, is_crowded: bool) -> Claimed:
+    """Claim, and where a row that cannot be written prevents that, put it aside."""
+    try:
+        with connected() as connection:
+            return _claim(connection, count, places, seconds, is_crowded)
+    except Exception as error:
+        # The half may be without it. Where it is not, it comes first in the end.
+        if not may_be_of_one(error) or (count == 1 and not aside.put_aside_first()):
+            raise
+    return _claim_or_fewer(max(1, count // 2), places, seconds, is_crowded)
 
 
 @dataclass(frozen=True)
@@ -118,7 +134,8 @@ def _claim(
     return Claimed(
         sorted(deliveries, key=lambda d: (d.sequence, d.id)),
         until,
-        logged(connection, {d.event_id for d in deliveries}),
+        {},
+        {},
         epoch,
         monotonic,
         seconds,
@@ -126,6 +143,19 @@ def _claim(
         (bool(line.chosen.hold) and not line.is_whole) or len(deliveries) == count,
         len(line.chosen.take) < line.count,
     )
+
+
+def _events(ids: Collection[str]) -> tuple[dict[str, Logged], dict[str, Exception]]:
+    """Read events, and give those that cannot be read with the reason."""
+    found: dict[str, Logged] = {}
+    unread: dict[str, Exception] = {}
+
+    def read(some: Sequence[str]) -> None:
+        with connected() as connection:
+            found.update(logged(connection, some))
+
+    apart(sorted(ids), read, unread.__setitem__, may_be_of_one)
+    return found, unread
 
 
 def _lease_first(
@@ -176,8 +206,9 @@ _LINE = sa.text(
     f"""{IN_ORDER_OF_INDEX}
     SELECT {COLUMNS}, some_wait
     FROM {_NOW} LEFT JOIN (
-        SELECT * FROM webhooks_delivery
+        SELECT * FROM webhooks_delivery d
         WHERE status = 'pending' AND due_at <= statement_timestamp()
+            AND {quarantine.DELIVERY_GOES_ON}
         ORDER BY due_at, id LIMIT :window) d ON true {BESIDE}
     ORDER BY d.due_at, d.id
     """
@@ -186,8 +217,9 @@ _LINE = sa.text(
 _LEASE_LINE = sa.text(
     f"""{HASTILY}{IN_ORDER_OF_INDEX}
     WITH mine AS MATERIALIZED (
-        SELECT ctid, id, due_at FROM webhooks_delivery
+        SELECT ctid, id, due_at FROM webhooks_delivery d
         WHERE status = 'pending' AND due_at <= statement_timestamp()
+            AND {quarantine.DELIVERY_GOES_ON}
         ORDER BY due_at, id LIMIT :count FOR UPDATE SKIP LOCKED),
     leased AS (
         UPDATE webhooks_delivery

@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from .. import quarantine
 from ..model import Circuit, in_transaction, try_dispatch_lock
 from ..model.base import BEGIN, HASTILY, array
 from .coalesce import coalesce
@@ -213,8 +214,9 @@ _LEASE_HELD = sa.text(
         SELECT d.ctid
         FROM unnest(CAST(:webhooks AS text[]), CAST(:counts AS int[])) AS q(id, count)
             CROSS JOIN LATERAL (
-                SELECT ctid FROM webhooks_delivery
+                SELECT ctid FROM webhooks_delivery d
                 WHERE webhook_id = q.id AND status = 'pending' AND due_at IS NULL
+                    AND {quarantine.DELIVERY_GOES_ON}
                 ORDER BY id LIMIT q.count FOR UPDATE SKIP LOCKED) d),
     leased AS (
         UPDATE webhooks_delivery
@@ -228,11 +230,12 @@ _LEASE_HELD = sa.text(
     """
 )
 _AHEAD = sa.text(
-    """
+    f"""
     SELECT d.id, d.topic, d.tries, CASE WHEN e.id IS NOT NULL AND d.topic LIKE '%/%'
         THEN e.entity_type || '/' || e.entity_id END AS entity
-    FROM (SELECT id, event_id, topic, tries FROM webhooks_delivery
+    FROM (SELECT id, event_id, topic, tries FROM webhooks_delivery d
           WHERE webhook_id = :webhook AND status = 'pending' AND due_at IS NULL
+              AND {quarantine.DELIVERY_GOES_ON}
           ORDER BY id LIMIT :ahead) d
         LEFT JOIN webhooks_event e ON e.id = d.event_id
     ORDER BY d.id

@@ -65,15 +65,26 @@ class Logged:
         what = self.sending(verb, labels)
         published = publishable(verb == "delete", self.row.labels_before, self.row.labels)
         if what is not Sending.CONTENT or is_given_again(
-            published, since.lasting, self.row.sequence, since.sequence, not is_replaced
+            published, since.lasting, self._told_as_of, since.sequence, not is_replaced
         ):
             return what
         return Sending.MARKER
 
     def is_told_again(self, delivery: Any) -> bool:
-        """Tell whether a delivery was asked for, rather than written when the event was told."""
+        """Tell whether a delivery was asked for, rather than written when the event was told.
+
+        What waited behind something that was put aside was told late, which is the same to
+        its readers.
+        """
         told_at = self.row.dispatched_at
-        return told_at is not None and bool(delivery.created_at > told_at)
+        is_late = told_at is not None and bool(delivery.created_at > told_at)
+        return is_late or self.row.held_from is not None
+
+    @property
+    def _told_as_of(self) -> int:
+        """The number that tells which changes of rights came after the event."""
+        held_from: int | None = self.row.held_from
+        return self.row.sequence if held_from is None else held_from
 
 
 def logged(connection: Connection, event_ids: Collection[str]) -> dict[str, Logged]:
@@ -102,7 +113,7 @@ _EVENTS = sa.text(
     WITH found AS (
         SELECT e.id, e.user_id, e.entity_type, e.entity_id, e.dataset_id, e.state, e.occurred_at,
                e.labels_before, e.labels, e.facets_before, e.facets, e.changed, e.content,
-               e.sequence, e.dispatched_at,
+               e.sequence, e.held_from, e.dispatched_at,
                coalesce(e.version, source.version) AS version, source.content AS source_content
         FROM webhooks_event e LEFT JOIN webhooks_event source ON source.id = e.source_id
         WHERE e.id = ANY(CAST(:ids AS text[]))),

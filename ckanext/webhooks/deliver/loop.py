@@ -20,10 +20,12 @@ from typing import Any, NamedTuple
 from ckan import model
 
 from .. import config, encryption, owners
+from ..apart import apart
 from ..model import WebhookState, connected
+from ..model.base import may_be_of_one
 from ..topics import PING
 from ..visibility import OwnerLabels, Sending
-from . import message, settle, signing, transport, withheld
+from . import aside, message, settle, signing, transport, withheld
 from .attempt import Attempted, Outcome, Request
 from .books import Books
 from .claim import LEASE_MARGIN, Claimed, claim, told_under
@@ -141,6 +143,29 @@ class _Rights(NamedTuple):
     old: Collection[str]
 
 
+class _Known(NamedTuple):
+    """What is known of a set before it is sent.
+
+    :param failed: by delivery id, why that could not be had for a delivery
+    """
+
+    rights: _Rights
+    failed: Mapping[int, Exception]
+
+
+class _Ends(NamedTuple):
+    """What of a set is not sent.
+
+    :param cancelled: by delivery id, why it is not to be sent at all
+    :param unsure: those that their owners may not see now
+    :param failed: by delivery id, what prevented it, which is no endpoint's fault
+    """
+
+    cancelled: dict[int, str]
+    unsure: list[Due]
+    failed: dict[int, Exception]
+
+
 class _Drive:
     """One run of the driver: what is under way, and what is yet to be settled.
 
@@ -198,16 +223,16 @@ class _Drive:
             claimed = claim(count, self.places, self.timeout, self.is_crowded)
             if claimed is None:
                 return 0
-            rights = _rights(claimed)
+            known = _rights_of_all(claimed)
         except Exception:
             self._put_off()
             if self._is_idle:
                 raise
             return 0
         self.more, self.is_crowded = claimed.more, claimed.is_crowded
-        cancelled, unsure = self._send_all(claimed, rights)
+        ends = self._send_all(claimed, known)
         try:
-            _end(claimed, cancelled, unsure)
+            _end(claimed, ends)
         except Exception:
             self._put_off()
         return len(claimed.deliveries)
@@ -266,41 +291,39 @@ class _Drive:
     def _settle(self, attempted: Sequence[Attempted]) -> None:
         settle.settle(attempted, self.schedule, self.disable_after)
 
-    def _send_all(self, claimed: Claimed, rights: _Rights) -> tuple[dict[int, str], list[Due]]:
-        """Decide what of each delivery may still be sent, and start that.
-
-        :returns: those that are not to be sent at all, with the reason, and those that
-            their owners may not see now
-        """
+    def _send_all(self, claimed: Claimed, known: _Known) -> _Ends:
+        """Decide what of each delivery may still be sent, and start that."""
         entities: dict[tuple[str, Sending], str] = {}
         decided: dict[tuple[str, str, str, bool], Sending | None] = {}
-        cancelled: dict[int, str] = {}
-        unsure: list[Due] = []
+        ends = _Ends({}, [], dict(known.failed))
         late = 0
         for number, delivery in enumerate(claimed.deliveries, 1):
             if number % _STARTED_TOGETHER == 0:
                 self._collect(0)
+            if delivery.id in ends.failed:
+                continue
             event = claimed.events.get(delivery.event_id)
             try:
-                reason = _refusal(delivery, event, rights.standing)
-                what = _decided(delivery, event, rights, decided) if reason is None else None
+                reason = _refusal(delivery, event, known.rights.standing)
+                what = None
+                if reason is None:
+                    what = _decided(delivery, event, known.rights, decided)
+                if reason is not None:
+                    ends.cancelled[delivery.id] = reason
+                elif what is None:
+                    continue  # the lease keeps it waiting until it is known
+                elif what is Sending.NOTHING:
+                    ends.unsure.append(delivery)
+                elif claimed.is_over():
+                    late += 1
+                else:
+                    self._send(claimed, delivery, what, entities)
             except Exception as error:
-                self._note_failure(claimed, delivery, error)
-                continue
-            if reason is not None:
-                cancelled[delivery.id] = reason
-            elif what is None:
-                continue  # the lease keeps it waiting until it is known
-            elif what is Sending.NOTHING:
-                unsure.append(delivery)
-            elif claimed.is_over():
-                late += 1
-            else:
-                self._send(claimed, delivery, what, entities)
+                ends.failed[delivery.id] = error
         if late:
             self.more = True
             _log_late(late, claimed.seconds)
-        return cancelled, unsure
+        return ends
 
     def _send(
         self,
@@ -309,30 +332,30 @@ class _Drive:
         what: Sending,
         entities: dict[tuple[str, Sending], str],
     ) -> None:
-        """Write, sign and start one; one that cannot be written stops no other."""
+        """Write, sign and start one.
+
+        :raises Exception: it cannot be written or signed, which is no endpoint's fault
+        """
         event = claimed.events.get(delivery.event_id)
+        sent_at = int(claimed.now())
+        if event is None:
+            body = self._ping(delivery)
+        else:
+            body = self._body(delivery, event.row, what, entities)
+        custom = self._custom_headers(delivery)
+        confidential = withheld.confidential(custom)
+        request = self._request(delivery, body, custom, sent_at)
         key = next(_keys)
+        until = claimed.until[delivery.id]
         try:
-            sent_at = int(claimed.now())
-            if event is None:
-                body = self._ping(delivery)
-            else:
-                body = self._body(delivery, event.row, what, entities)
-            custom = self._custom_headers(delivery)
-            confidential = withheld.confidential(custom)
-            self.engine.start(key, self._request(delivery, body, custom, sent_at))
+            self.engine.start(key, request)
         except Exception as error:
-            self._note_failure(claimed, delivery, error)
+            outcome = Outcome(error=_log_failure(delivery, error))
+            self.books.add(Attempted(delivery, until, sent_at, outcome))
             return
         now = time.monotonic()
         place = self.places.take(delivery, now)
-        until = claimed.until[delivery.id]
         self.under_way[key] = _UnderWay(delivery, until, sent_at, now, place, confidential)
-
-    def _note_failure(self, claimed: Claimed, delivery: Due, error: Exception) -> None:
-        outcome = Outcome(error=_log_failure(delivery, error))
-        until = claimed.until[delivery.id]
-        self.books.add(Attempted(delivery, until, int(claimed.now()), outcome))
 
     def _ping(self, delivery: Due) -> bytes:
         return message.ping(
@@ -390,11 +413,43 @@ def _refusal(delivery: Due, event: Logged | None, standing: Mapping[str, Any]) -
     return None
 
 
-def _rights(claimed: Claimed) -> _Rights:
-    """Ask what the owners of a set may see."""
-    again = _told_again(claimed)
+def _rights_of_all(claimed: Claimed) -> _Known:
+    """Ask what the owners of a set may see; one who cannot be asked for keeps no other waiting."""
+    parts: list[_Rights] = []
+    failed = {
+        delivery.id: claimed.unread[delivery.event_id]
+        for delivery in claimed.deliveries
+        if delivery.event_id in claimed.unread
+    }
+
+    def fail(delivery: Due, error: Exception) -> None:
+        failed[delivery.id] = error
+
+    apart(
+        [delivery for delivery in claimed.deliveries if delivery.id not in failed],
+        lambda some: parts.append(_rights(some, claimed.events)),
+        fail,
+        may_be_of_one,
+    )
+    return _Known(
+        _Rights(
+            {id_: owner for part in parts for id_, owner in part.standing.items()},
+            {id_: since for part in parts for id_, since in part.since.items()},
+            {id_ for part in parts for id_ in part.old},
+        ),
+        failed,
+    )
+
+
+def _rights(deliveries: Sequence[Due], events: Mapping[str, Logged]) -> _Rights:
+    """Ask what the owners of some deliveries may see."""
+    again = [
+        delivery
+        for delivery in deliveries
+        if (event := events.get(delivery.event_id)) and event.is_told_again(delivery)
+    ]
     return _Rights(
-        owners.standing({d.user_id for d in claimed.deliveries if d.user_id}),
+        owners.standing({d.user_id for d in deliveries if d.user_id}),
         owners.since({delivery.user_id for delivery in again}),
         _replaced({delivery.event_id for delivery in again}),
     )
@@ -433,13 +488,16 @@ def _may_send(delivery: Due, event: Logged, rights: _Rights, is_again: bool) -> 
     )
 
 
-def _end(claimed: Claimed, cancelled: Mapping[int, str], unsure: Sequence[Due]) -> None:
-    """End what is not to be sent.
+def _end(claimed: Claimed, ends: _Ends) -> None:
+    """End what is not to be sent, and put aside what cannot be.
 
     Of the unsure ones the owner lost rights a moment ago. Dispatch tells what that means;
     until then the lease keeps the others waiting.
     """
-    settle.cancel({**cancelled, **dict.fromkeys(_said_otherwise(claimed, unsure), "superseded")})
+    for delivery_id, error in ends.failed.items():
+        aside.put_aside(delivery_id, error)
+    superseded = dict.fromkeys(_said_otherwise(claimed, ends.unsure), "superseded")
+    settle.cancel({**ends.cancelled, **superseded})
 
 
 def _said_otherwise(claimed: Claimed, deliveries: Sequence[Due]) -> list[int]:
@@ -474,15 +532,6 @@ def _log_late(count: int, lease: float) -> None:
         count,
         lease,
     )
-
-
-def _told_again(claimed: Claimed) -> list[Due]:
-    """Give the deliveries that were asked for after their events were told."""
-    return [
-        delivery
-        for delivery in claimed.deliveries
-        if (event := claimed.events.get(delivery.event_id)) and event.is_told_again(delivery)
-    ]
 
 
 def _replaced(event_ids: Collection[str]) -> set[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from ..apart import apart
 from ..model import (
     STILL_PENDING,
     Circuit,
@@ -21,8 +22,9 @@ from ..model import (
     missed_from,
     pending_of,
 )
-from ..model.base import BEGIN, HASTILY, array, is_of_the_data
+from ..model.base import BEGIN, HASTILY, array, may_be_of_one
 from ..topics import PING
+from . import aside
 from .attempt import Attempted, Outcome
 from .health import Health, after
 from .retry import Decision, Verdict, decide
@@ -152,10 +154,10 @@ def settle(attempted: Sequence[Attempted], schedule: Sequence[float], disable_af
     try:
         _record(attempted, schedule, disable_after)
     except Exception as error:
-        if len(attempted) > 1 or not is_of_the_data(error):
+        if len(attempted) > 1 or not may_be_of_one(error):
             raise
         _log_unrecorded(attempted[0])
-        _move_on(attempted[0], schedule)
+        _move_on_or_aside(attempted[0], schedule)
 
 
 def _record(
@@ -183,6 +185,15 @@ def _log_unrecorded(attempted: Attempted) -> None:
         uuid.uuid4(),
         attempted.delivery.id,
     )
+
+
+def _move_on_or_aside(attempted: Attempted, schedule: Sequence[float]) -> None:
+    try:
+        _move_on(attempted, schedule)
+    except Exception as error:
+        if not may_be_of_one(error):
+            raise
+        aside.put_aside(attempted.delivery.id, error)
 
 
 def _move_on(attempted: Attempted, schedule: Sequence[float]) -> None:
@@ -214,12 +225,15 @@ def _decide(attempted: Attempted, schedule: Sequence[float]) -> Decision:
     )
 
 
-def cancel(reasons: dict[int, str]) -> None:
+def cancel(reasons: Mapping[int, str]) -> None:
     """End deliveries that are not to be sent, each with its reason."""
-    if not reasons:
-        return
-    with connected() as connection:
-        connection.execute(_CANCEL, {"ids": list(reasons), "reasons": list(reasons.values())})
+
+    def cancel_some(ids: Sequence[int]) -> None:
+        with connected() as connection:
+            values = {"ids": list(ids), "reasons": [reasons[id_] for id_ in ids]}
+            connection.execute(_CANCEL, values)
+
+    apart(list(reasons), cancel_some, aside.put_aside, may_be_of_one)
 
 
 def _values(attempted: Attempted, decision: Decision) -> tuple[Any, ...]:

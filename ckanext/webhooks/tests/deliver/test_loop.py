@@ -438,4 +438,8 @@ def test_one_that_cannot_be_written_stops_no_other(receiver, caplog):
     tasks.work_once()
     assert [r.json["entity"]["id"] for r in receiver.requests] == [whole["id"]]
     assert [d[0] for d in deliveries()] == ["pending", "delivered"]
-    assert "could not be sent and is tried again later" in caplog.text
+    assert "failed and is put aside" in caplog.text
+    attempts = execute(
+        "SELECT d.status FROM webhooks_attempt JOIN webhooks_delivery d ON d.id = delivery_id"
+    )
+    assert attempts == [("delivered",)], "no endpoint is to blame"

@@ -1,0 +1,75 @@
+"""Putting deliveries aside that fail before they are sent, through no fault of an endpoint."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from .. import quarantine
+from ..model import STILL_PENDING, Kind, connected, in_transaction
+from ..model.base import BEGIN, may_be_of_one
+
+# What its owner reads.
+REASON = "the portal could not send it and tries again; its administrators see why"
+
+
+def put_aside(delivery_id: int, error: Exception) -> None:
+    """Put a delivery aside: it is due when it is to be tried again."""
+    key = str(delivery_id)
+    try:
+        with connected() as connection, in_transaction(connection, _BEGIN):
+            quarantine.note(connection, Kind.DELIVERY, key, error)
+            connection.execute(_PUSH, {"id": delivery_id, "key": key, "reason": REASON})
+    except Exception as still:
+        if not may_be_of_one(still):
+            raise
+        with connected() as connection:
+            quarantine.note(connection, Kind.DELIVERY, key, error, is_stuck=True)
+    quarantine.say(Kind.DELIVERY, key, error)
+
+
+def put_aside_first() -> bool:
+    """Put aside what comes first and cannot be leased, so that no claim can be made.
+
+    :returns: whether there was such a delivery
+    """
+    with connected() as connection:
+        ids = connection.execute(_FIRST).scalars().all()
+    return any(_put_aside_unless_written(id_) for id_ in ids)
+
+
+def _put_aside_unless_written(delivery_id: int) -> bool:
+    try:
+        with connected() as connection:
+            connection.execute(_TOUCH, {"id": delivery_id})
+    except Exception as error:
+        if not may_be_of_one(error):
+            raise
+        put_aside(delivery_id, error)
+        return True
+    return False
+
+
+_BEGIN = sa.text(f"{BEGIN} SELECT 1")
+_PUSH = sa.text(
+    f"""
+    UPDATE webhooks_delivery d SET due_at = q.due_at, reason = :reason
+    FROM webhooks_quarantine q
+    WHERE d.id = :id AND {STILL_PENDING} AND q.kind = 'delivery' AND q.key = :key
+    """
+)
+_TOUCH = sa.text("UPDATE webhooks_delivery SET due_at = due_at WHERE id = :id")
+# Of what is due, and of what each webhook that takes something has held back.
+_FIRST = sa.text(
+    f"""
+    (SELECT id FROM webhooks_delivery d
+     WHERE status = 'pending' AND due_at <= statement_timestamp() AND {quarantine.DELIVERY_GOES_ON}
+     ORDER BY due_at, id LIMIT 1)
+    UNION ALL
+    SELECT first.id FROM webhooks w CROSS JOIN LATERAL (
+        SELECT id FROM webhooks_delivery d
+        WHERE webhook_id = w.id AND status = 'pending' AND due_at IS NULL
+            AND {quarantine.DELIVERY_GOES_ON}
+        ORDER BY id LIMIT 1) first
+    WHERE w.next_at <= statement_timestamp() AND w.state = 'active'
+    """
+)
