@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -89,16 +90,33 @@ def claim(count: int, places: Places, timeout: float, is_crowded: bool = False) 
     return None
 
 
+class _OfOne(Exception):
+    """A delivery alone cannot be claimed; the cause says why."""
+
+    def __init__(self, delivery_id: int) -> None:
+        super().__init__(delivery_id)
+        self.delivery_id = delivery_id
+
+
 def _claim_or_fewer(count: int, places: Places, seconds: float, is_crowded: bool) -> Claimed:
-    """Claim, and where a row that cannot be written prevents that, put it aside."""
+    """Claim, and where something that cannot be claimed prevents that, put it aside."""
     try:
         with connected() as connection:
             return _claim(connection, count, places, seconds, is_crowded)
     except Exception as error:
         # The half may be without it. Where it is not, it comes first in the end.
-        if not may_be_of_one(error) or (count == 1 and not aside.put_aside_first()):
+        if not may_be_of_one(error) or (count == 1 and not _put_aside_first(error)):
             raise
     return _claim_or_fewer(max(1, count // 2), places, seconds, is_crowded)
+
+
+def _put_aside_first(error: Exception) -> bool:
+    """:returns: whether a delivery was found that is the cause"""
+    if not isinstance(error, _OfOne):
+        return aside.put_aside_first()
+    cause = error.__cause__
+    aside.put_aside(error.delivery_id, cause if isinstance(cause, Exception) else error)
+    return True
 
 
 @dataclass(frozen=True)
@@ -164,13 +182,17 @@ def _lease_first(
     """Lease what is due, and give back what has no place: mostly that is nothing."""
     rows = connection.execute(_LEASE_LINE, {"count": count, "lease": seconds}).all()
     found = [row for row in rows if row.id is not None]
-    line = [Due._make(row[: len(Due._fields)]) for row in found]
-    chosen = places.choose(line, count, now)
+    try:
+        line = [Due._make(row[: len(Due._fields)]) for row in found]
+        chosen = places.choose(line, count, now)
+    except Exception as error:
+        _give_back(connection, found)
+        if len(found) == 1:
+            raise _OfOne(found[0].id) from error
+        raise
     taken = {row.id for row in chosen.take}
     until = {row.id: row.until for row in found if row.id in taken}
-    if others := [row for row in found if row.id not in taken]:
-        ids, was = [row.id for row in others], [row.was for row in others]
-        give_back(connection, ids, was, others[0].until)
+    _give_back(connection, [row for row in found if row.id not in taken])
     return _Line(
         chosen,
         Leased(until, rows[0].epoch),
@@ -178,6 +200,12 @@ def _lease_first(
         len(line) < count,
         rows[0].some_wait,
     )
+
+
+def _give_back(connection: Connection, rows: Sequence[Any]) -> None:
+    if rows:
+        ids, was = [row.id for row in rows], [row.was for row in rows]
+        give_back(connection, ids, was, rows[0].until)
 
 
 def _look_first(

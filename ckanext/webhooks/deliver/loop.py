@@ -345,16 +345,16 @@ class _Drive:
         custom = self._custom_headers(delivery)
         confidential = withheld.confidential(custom)
         request = self._request(delivery, body, custom, sent_at)
-        key = next(_keys)
+        key, now = next(_keys), time.monotonic()
         until = claimed.until[delivery.id]
+        place = self.places.take(delivery, now)
         try:
             self.engine.start(key, request)
         except Exception as error:
+            self.places.give_back(place)
             outcome = Outcome(error=_log_failure(delivery, error))
             self.books.add(Attempted(delivery, until, sent_at, outcome))
             return
-        now = time.monotonic()
-        place = self.places.take(delivery, now)
         self.under_way[key] = _UnderWay(delivery, until, sent_at, now, place, confidential)
 
     def _ping(self, delivery: Due) -> bytes:

@@ -140,28 +140,33 @@ def write(connection: Connection, pairs: Iterable[dict[str, Any]]) -> None:
 
 
 def write_apart(connection: Connection, pairs: Iterable[dict[str, Any]]) -> None:
-    """Do so for each webhook for which it can be done, and put the others aside."""
+    """Do so for each webhook for which it can be done, and put the others aside.
+
+    :raises Exception: it can be done for none, so that it is not the webhooks' fault
+    """
     rows = list(pairs)
     if not rows:
-        return
+        return  # it is told to nobody
     values = _columns(rows)
     webhooks = connection.execute(_WEBHOOKS_OF, {"user_id": values["user_id"]}).scalars().all()
     sequences = {"ids": values["event_id"]}
     before = connection.execute(_NUMBER_BEFORE, sequences).scalar_one()
 
     def write_some(some: Sequence[str]) -> None:
-        connection.exec_driver_sql("SAVEPOINT some")
+        connection.exec_driver_sql("SAVEPOINT told")
         try:
             connection.execute(_INSERT_FOR, {**values, "webhooks": list(some)})
         except Exception:
-            connection.exec_driver_sql("ROLLBACK TO SAVEPOINT some")
+            connection.exec_driver_sql("ROLLBACK TO SAVEPOINT told")
             raise
-        connection.exec_driver_sql("RELEASE SAVEPOINT some")
+        connection.exec_driver_sql("RELEASE SAVEPOINT told")
 
-    def put_aside(webhook_id: str, error: Exception) -> None:
+    failed: dict[str, Exception] = {}
+    apart(webhooks, write_some, failed.__setitem__, may_be_of_one)
+    if failed and len(failed) == len(webhooks):
+        raise next(iter(failed.values()))
+    for webhook_id, error in failed.items():
         quarantine.put_aside(connection, Kind.WEBHOOK, webhook_id, error, sequence=before)
-
-    apart(webhooks, write_some, put_aside, may_be_of_one)
 
 
 def write_again(connection: Connection, webhook_id: str, pairs: Sequence[dict[str, Any]]) -> int:

@@ -19,6 +19,7 @@ from ...deliver.claim import claim
 from ...deliver.loop import deliver_due
 from ...deliver.places import Bounds, Places
 from ..callers import execute
+from ..planted import refusing
 from ..receiver import Received, Receiver
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
@@ -117,30 +118,14 @@ def test_bytes_of_one_endpoint_keep_no_attempt_from_being_written(receiver):
     assert len(written) == 2
 
 
-@pytest.fixture
-def one_attempt_refused():
-    """Have PostgreSQL refuse every attempt at the fifth delivery."""
-    execute(
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql"
-        " AS 'BEGIN RAISE EXCEPTION ''refused''; END'"
-    )
-    execute(
-        "CREATE TRIGGER refuse BEFORE INSERT ON webhooks_attempt FOR EACH ROW"
-        " WHEN (NEW.delivery_id % 10 = 5) EXECUTE FUNCTION refuse()"
-    )
-    yield
-    execute("DROP FUNCTION refuse CASCADE")
-
-
 @pytest.mark.parametrize(("status", "ends"), [(200, "delivered"), (500, "pending")])
-def test_an_attempt_that_cannot_be_recorded_stops_no_other(
-    receiver, one_attempt_refused, status, ends
-):
+def test_an_attempt_that_cannot_be_recorded_stops_no_other(receiver, status, ends):
     """Its own delivery is moved on without it, by the schedule."""
     receiver.respond = lambda request: (status, {}, b"")
     subscribe(receiver, topic="resource/create")
     factories.Dataset(resources=[{"url": f"http://example.com/{n}"} for n in range(10)])
-    assert tasks.work_once() == 10
+    with refusing("INSERT", "webhooks_attempt", "NEW.delivery_id % 10 = 5"):
+        assert tasks.work_once() == 10
     assert tasks.work_once() == 0
     assert deliveries("status, tries") == [(ends, 1)] * 10
     recorded = model.Session.execute(sa.text("SELECT count(*) FROM webhooks_attempt"))

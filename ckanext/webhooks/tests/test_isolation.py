@@ -1,0 +1,282 @@
+"""Whatever fails for one of ten, and at whatever step: the nine arrive, and the tenth later."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from types import CodeType, FrameType
+
+import pytest
+from ckan.tests import factories
+
+from .. import deliver, tasks
+from .. import dispatch as dispatching
+from ..deliver import books
+from ..dispatch import dispatch, move_on, notice_rights
+from .callers import create, execute, join
+from .planted import aside, refusing, try_again
+from .receiver import Receiver
+
+pytestmark = pytest.mark.usefixtures("webhooks_db")
+
+# What does nothing but go through a set, and is the same for whatever is in it.
+LOOPS = {
+    "loop.py:_rights_of_all",
+    "loop.py:_send_all",
+    "loop.py:_end",
+    "claim.py:_events",
+    "claim.py:<lambda>",
+}
+# Arguments that hold what is known of all members, whichever the call is about.
+BESIDE = {"self", "claimed", "known", "entities"}
+MEMBERS = 10
+DISPATCH, DELIVER = (os.path.dirname(str(module.__file__)) for module in (dispatching, deliver))
+
+
+def place(code: CodeType) -> str:
+    return f"{os.path.basename(code.co_filename)}:{code.co_name}"
+
+
+class Planted(Exception):
+    pass
+
+
+class Fault:
+    """Sees the calls that have to do with one member, and makes one function fail for it.
+
+    :param stage: the package whose functions may fail
+    :param odd: texts by which that member is known
+    :ivar seen: the functions that were called with it
+    :ivar failing: the one that fails whenever it is
+    """
+
+    def __init__(self, stage: str, odd: set[str], failing: CodeType | None = None) -> None:
+        self.stage = stage
+        self.odd = odd
+        self.failing = failing
+        self.seen: dict[CodeType, None] = {}
+        self.fired = 0
+
+    def __call__(self, frame: FrameType, event: str, _argument: object) -> None:
+        code = frame.f_code
+        if self.failing is not None and code is not self.failing:
+            return
+        if not code.co_filename.startswith(self.stage) or place(code) in LOOPS:
+            return
+        if not self._is_about_it(frame):
+            return
+        self.seen[code] = None
+        if code is self.failing:
+            self.fired += 1
+            raise Planted(code.co_name)
+
+    def _is_about_it(self, frame: FrameType) -> bool:
+        names = set(frame.f_code.co_varnames[: frame.f_code.co_argcount]) - BESIDE
+        said = " ".join(repr(frame.f_locals.get(name)) for name in names)
+        return any(text in said for text in self.odd)
+
+
+Trace = Callable[[Fault], AbstractContextManager[object]]
+Reset = Callable[[], None]
+
+
+@pytest.fixture
+def trace() -> Trace:
+    """Trace this thread, which drives, and the one that writes attempts down."""
+
+    @contextmanager
+    def tracing(fault: Fault) -> Iterator[None]:
+        books._thread.submit(sys.settrace, fault).result()
+        sys.settrace(fault)
+        try:
+            yield
+        finally:
+            sys.settrace(None)
+            books._thread.submit(sys.settrace, None).result()
+
+    return tracing
+
+
+def work() -> None:
+    try:
+        tasks.work_once()
+    except tasks.StageFailed:
+        pass  # as the log says
+
+
+def failed() -> list[str]:
+    """Give the errors of attempts, which owners read."""
+    rows = execute("SELECT error FROM webhooks_attempt WHERE error IS NOT NULL") or []
+    return [row.error for row in rows]
+
+
+class Ten:
+    """Ten datasets, of which one is odd, told to one webhook.
+
+    :param working: what a worker does
+    """
+
+    def __init__(self, receiver: Receiver, working: Callable[[], None] = work, **kind) -> None:
+        self.receiver = receiver
+        self.working = working
+        self.datasets = [
+            factories.Dataset(resources=[{"url": "http://example.com"}], **kind)["id"]
+            for _ in range(MEMBERS)
+        ]
+        self.odd = self.datasets[6]
+        self.longest = 0.0
+
+    def arrived(self) -> set[str]:
+        return {
+            request.json["entity"]["id"]
+            for request in self.receiver.requests
+            if request.json["topic"] == "dataset/create"
+        }
+
+    def check(self, planted: AbstractContextManager[object], where: str) -> None:
+        """Work with a fault, then without."""
+        self.receiver.requests.clear()
+        began = time.monotonic()
+        with planted:
+            self.working()
+        self.longest = max(self.longest, time.monotonic() - began)
+        others = set(self.datasets) - {self.odd}
+        assert self.arrived() >= others, f"{where}: the nine"
+        found = aside() + failed()
+        assert found or self.odd in self.arrived(), f"{where}: nobody knows of the tenth"
+        assert len(found) <= 1, f"{where}: {found}"
+        try_again()
+        self.working()
+        assert self.arrived() == set(self.datasets), f"{where}: the tenth"
+        assert aside() == [], where
+
+    def check_calls(self, trace: Trace, stage: str, odd: set[str], reset: Reset) -> list[str]:
+        """Do so for each function that has to do with the odd one; gives their names."""
+        seeing = Fault(stage, odd)
+        reset()
+        self.check(trace(seeing), "no fault")
+        names: list[str] = []
+        wrong: list[str] = []
+        for code in seeing.seen:
+            fault = Fault(stage, odd, code)
+            reset()
+            try:
+                self.check(trace(fault), place(code))
+            except AssertionError as error:
+                wrong.append(str(error).partition("\n")[0])
+            if fault.fired:
+                names.append(place(code))
+        assert not wrong, "\n".join(wrong)
+        return names
+
+    def check_rows(self, points: Sequence[tuple[str, str, str]], reset: Reset) -> list[str]:
+        """Do so for each row of the odd one that PostgreSQL refuses to write."""
+        for event, table, condition in points:
+            reset()
+            self.check(refusing(event, table, condition), f"{event} {table}")
+        return [f"{event} {table}" for event, table, _ in points]
+
+
+def undispatched() -> None:
+    """Have the log as capture left it."""
+    execute("DELETE FROM webhooks_attempt")
+    execute("DELETE FROM webhooks_delivery")
+    execute("DELETE FROM webhooks_event WHERE source_id IS NOT NULL")
+    execute(
+        "UPDATE webhooks_event"
+        " SET sequence = NULL, dispatched_at = NULL, due_at = NULL, held_from = NULL"
+    )
+
+
+def undelivered() -> None:
+    """Have deliveries as dispatch left them."""
+    execute("DELETE FROM webhooks_attempt")
+    execute("UPDATE webhooks SET circuit = 'closed', failures = 0, failing_since = NULL")
+    execute(
+        "UPDATE webhooks_delivery SET status = 'pending', reason = NULL, tries = 0,"
+        " ended_at = NULL, due_at = clock_timestamp()"
+    )
+
+
+def unmoved(organization: str) -> None:
+    """Have the owner told what was told before joining the organization."""
+    execute("DELETE FROM webhooks_attempt")
+    execute("DELETE FROM webhooks_delivery")
+    execute("DELETE FROM webhooks_event WHERE source_id IS NOT NULL")
+    execute(f"UPDATE webhooks_served SET labels = labels - 'member-{organization}'")
+
+
+def move() -> None:
+    notice_rights()
+    while dispatch() or move_on():
+        pass
+    work()
+
+
+def test_isolation_of_each_step_of_each_stage(receiver, user, trace, say):
+    create(user, topic="dataset/create", address=receiver.url)
+    ten = Ten(receiver)
+    odd = f"dataset_id = ''{ten.odd}''"
+    of_it = f"event_id IN (SELECT id FROM webhooks_event WHERE {odd})"
+    points = ten.check_calls(trace, DISPATCH, {ten.odd}, undispatched)
+    points += ten.check_rows(
+        [
+            ("UPDATE", "webhooks_event", f"NEW.{odd} AND NEW.sequence IS NOT NULL"),
+            ("INSERT", "webhooks_event", f"NEW.{odd}"),
+            ("INSERT", "webhooks_delivery", f"NEW.{of_it}"),
+        ],
+        undispatched,
+    )
+    events = execute(f"SELECT id FROM webhooks_event WHERE dataset_id = '{ten.odd}'") or []
+    points += ten.check_calls(trace, DELIVER, {row.id for row in events}, undelivered)
+    points += ten.check_rows(
+        [
+            ("UPDATE", "webhooks_delivery", f"NEW.{of_it}"),
+            ("UPDATE", "webhooks_delivery", f"NEW.{of_it} AND NEW.status = ''delivered''"),
+            (
+                "INSERT",
+                "webhooks_attempt",
+                f"NEW.delivery_id IN (SELECT id FROM webhooks_delivery WHERE {of_it})",
+            ),
+        ],
+        undelivered,
+    )
+    longest = ten.longest
+
+    organization = factories.Organization()
+    join(organization, user)
+    ten = Ten(receiver, move, owner_org=organization["id"], private=True)
+    move()
+    points += ten.check_calls(trace, DISPATCH, {ten.odd}, partial(unmoved, organization["id"]))
+    say(f"isolation: {len(points)} points of injection: {', '.join(points)}")
+    say(f"isolation: the longest round beside a fault took {max(longest, ten.longest):.2f} s")
+    assert len(points) >= 60
+
+
+def test_isolation_of_a_webhook_that_cannot_be_told(receiver):
+    """Its filters are what no version of this software writes."""
+    hooks = [
+        create(factories.User(), topic="dataset/create", address=f"{receiver.url}?{n}")
+        for n in range(MEMBERS)
+    ]
+    execute("UPDATE webhooks SET filters = '3' WHERE id = :id", id=hooks[3])
+    dataset = factories.Dataset(resources=[{"url": "http://example.com"}])
+    work()
+    assert len(receiver.requests) == MEMBERS - 1
+    assert aside() == ["webhook"]
+    later = factories.Dataset()
+    work()
+    try_again()
+    work()
+    assert aside() == ["webhook"], "the cause is not gone"
+    execute("UPDATE webhooks SET filters = '{}' WHERE id = :id", id=hooks[3])
+    try_again()
+    work()
+    work()
+    assert aside() == []
+    told = [r.json["entity"]["id"] for r in receiver.requests if r.json["webhook_id"] == hooks[3]]
+    assert told == [dataset["id"], later["id"]]
