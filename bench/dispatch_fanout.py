@@ -158,8 +158,8 @@ def measure(stand: Stand, runs: int = 6) -> dict[str, list[Run]]:
     """
     with stand.app.test_request_context():
         for n in range(ORGANIZATIONS):
-            _call("organization_create", name=f"bench-{n}")
-        subscribe()
+            create_organization(n)
+        subscribe(WEBHOOKS)
         for kind in DATASETS:
             _call(
                 "package_create",
@@ -183,9 +183,9 @@ def measure(stand: Stand, runs: int = 6) -> dict[str, list[Run]]:
 def _measure_one(clock: Clock, dataset: str) -> Run:
     _change(dataset)
     owners.forget()
-    told = _count()
+    told = count()
     took = clock.time(dispatch)
-    return Run(_count() - told, {part: seconds * 1000 for part, seconds in took.items()})
+    return Run(count() - told, {part: seconds * 1000 for part, seconds in took.items()})
 
 
 def insert_alone(count: int) -> float:
@@ -227,17 +227,22 @@ def _dispatch_all() -> None:
         pass
 
 
-def subscribe() -> None:
+def create_organization(number: int) -> None:
+    _call("organization_create", name=f"bench-{number}")
+
+
+def subscribe(webhooks: int) -> None:
     """Make the owners and their webhooks."""
     secret = encryption.encrypt(encryption.new_secret(), config.secret_keys())
-    numbers = {"owners": OWNERS, "webhooks": WEBHOOKS, "organizations": ORGANIZATIONS}
+    numbers = {"owners": OWNERS, "webhooks": webhooks, "organizations": ORGANIZATIONS}
     with model.meta.engine.begin() as connection:
         for statement in (USERS, MEMBERS, SUBSCRIBE):
             connection.execute(sa.text(statement), {**numbers, "secret": secret})
     vacuum()
 
 
-def _count() -> int:
+def count() -> int:
+    """Count the deliveries that there are."""
     with model.meta.engine.connect() as connection:
         return int(connection.execute(sa.text("SELECT count(*) FROM webhooks_delivery")).scalar())
 

@@ -30,10 +30,10 @@ from ..visibility import ALL, OwnerLabels, common, may_see, owner_labels, stored
 from . import write
 from .events import Event
 
-# Datasets per transaction, and events that it writes under the lock: some 50 ms. One dataset
+# Datasets per transaction, and events that it writes under the lock: some 100 ms. One dataset
 # is never divided.
 PAGE = 500
-MAX_ROWS = 1_000
+MAX_ROWS = 250
 # Datasets that are tried in halves where a page fails.
 _APART = 50
 # Higher than that of any event: PostgreSQL's largest.

@@ -22,14 +22,14 @@ from ..visibility import Audience
 from . import loops, rights, write
 from .events import Event, events_or_fewer
 
-# A set is bounded by count and by content, so that a worker's memory is.
+# A set is bounded by count and by content (what it is unpacked), so that a worker's memory is.
 MAX_EVENTS = 200
-MAX_STORED_BYTES = 8 * 1024 * 1024
-# What is written under the lock, for which capture's next set and every other worker wait:
-# some 50 ms for so many events with their resources, or for so many pairs of event and owner.
-# One change is never divided.
-MAX_ROWS = 1_000
-MAX_TOLD = 10_000
+MAX_BYTES = 4 * 1024 * 1024
+# And by what is written under the lock, for which every other worker waits: some 100 ms for so
+# many events with their resources and so many pairs of event and owner. `bin/bench --lock`
+# measures it. One change is never divided.
+MAX_ROWS = 250
+MAX_TOLD = 2_500
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _dispatch(
     reading: rights.Reading, only: Sequence[str] | None = None, writing: write.Writing = write.write
 ) -> Dispatched | None:
     """:param only: the ids of the changes among which the set is, None for all"""
-    bounds = {"events": MAX_EVENTS, "bytes": MAX_STORED_BYTES, "bound": config.loop_bound()}
+    bounds = {"events": MAX_EVENTS, "bytes": MAX_BYTES, "bound": config.loop_bound()}
     with (
         connected() as connection,
         in_transaction(connection, _WAITING, {**bounds, "only": only}) as waiting,
@@ -127,8 +127,8 @@ def _dispatch_alone(change_id: str, error: Exception) -> None:
 _WAITING = sa.text(
     f"""{BEGIN} {write.LOCK}
     WITH waiting AS (
-        SELECT id, sum(coalesce(pg_column_size(content), 0)) OVER (ORDER BY position)
-                   - coalesce(pg_column_size(content), 0) AS bytes_before
+        SELECT id, sum(coalesce(octet_length(content), 0)) OVER (ORDER BY position)
+                   - coalesce(octet_length(content), 0) AS bytes_before
         FROM (SELECT id, position, content FROM webhooks_event e
               WHERE sequence IS NULL AND {quarantine.DATASET_GOES_ON}
                   AND (CAST(:only AS text[]) IS NULL OR id = ANY(CAST(:only AS text[])))
