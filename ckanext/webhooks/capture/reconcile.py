@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 import logging
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -135,18 +135,33 @@ def _suspects(rows: Any) -> Iterator[tuple[str, Touched]]:
     packages = model.Session.query(model.Package).filter(
         model.Package.id.in_([row.id for row in rows])
     )
-    labels = {package.id: record.labels(package) for package in packages}
+    labels, unread = _labels(packages.all())
     model.Session.rollback()
     model.Session.expunge_all()
     for row in rows:
         active = row.state == model.State.ACTIVE
-        if not row.is_known:
+        if row.id in unread:
+            yield row.id, Touched()  # capture asks again, and says why it cannot
+        elif not row.is_known:
             if active:
                 yield row.id, Touched(created=row.is_new, seeding=not row.is_new)
         elif (labels.get(row.id) if active else None) != row.labels or (
             active and row.metadata_modified != row.logged_modified
         ):
             yield row.id, Touched()
+
+
+def _labels(packages: Iterable[Any]) -> tuple[dict[str, Any], set[str]]:
+    """Give the labels of datasets, and the ids of those whose labels cannot be read."""
+    found: dict[str, Any] = {}
+    unread: set[str] = set()
+    for package in packages:
+        id_ = package.id
+        try:
+            found[id_] = record.labels(package)
+        except Exception:
+            unread.add(id_)
+    return found, unread
 
 
 # What the log has of a dataset, beside what the catalogue has.

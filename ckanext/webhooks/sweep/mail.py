@@ -128,8 +128,8 @@ def _send(row: Any, mail: Mail) -> bool:
             "the account has no address" if is_active else "the account is deleted",
         )
         return False
-    subject, body = text.write(mail, _facts(row, user))
     try:
+        subject, body = text.write(mail, _facts(row, user))
         mailer.mail_user(user, subject, body)
     except Exception as error:
         _give_back(row, mail, error)

@@ -394,6 +394,22 @@ def test_one_dataset_that_cannot_be_captured_stops_no_other(hook, monkeypatch):
     assert [row.dataset_id for row in log_rows()] == [good]
 
 
+def test_a_dataset_whose_labels_cannot_be_read_keeps_no_other_from_being_compared(
+    hook, monkeypatch
+):
+    bad, _good = (factories.Dataset() for _ in range(2))
+    execute("UPDATE package SET metadata_modified = now() at time zone 'utc', title = 'By hand'")
+    right = record.labels
+
+    def labels(package):
+        return 1 / 0 if package.id == bad["id"] else right(package)
+
+    monkeypatch.setattr(record, "labels", labels)
+    assert found(capture.reconcile()) == {Found.FAILED: 1, Found.MISSED: 1}
+    monkeypatch.undo()
+    assert found(capture.reconcile()) == {Found.MISSED: 1}
+
+
 def test_a_purge_blanks_what_the_log_had_of_a_dataset(hook):
     for delete_first in (True, False):
         dataset = factories.Dataset(title="Confidential", resources=[{"url": "http://x/y"}])

@@ -219,6 +219,25 @@ def test_an_address_that_is_refused_for_good_is_not_tried_again_and_keeps_nobody
     assert gone["id"] in message and "Correct the address" in message
 
 
+def test_a_mail_that_cannot_be_written_keeps_no_other_waiting(mailbox, logged, monkeypatch):
+    odd, other = (create(factories.User(), topic="*") for _ in range(2))
+    for hook in (odd, other):
+        failing(hook, hours=2)
+    right = sweep_mail.text.write
+    broken, written = {odd}, []
+
+    def write(mail, facts):
+        written.append(facts.webhook_id)
+        return 1 / 0 if facts.webhook_id in broken else right(mail, facts)
+
+    monkeypatch.setattr(sweep_mail.text, "write", write)
+    assert sweep.tell_owners() == 1
+    assert sorted(written) == sorted([odd, other])
+    assert "ZeroDivisionError" in str(logged())
+    broken.clear()
+    assert sweep.tell_owners() == 1, "it is written a minute later"
+
+
 def test_without_a_mail_server_one_line_a_sweep_says_so(ckan_config, monkeypatch, logged):
     with Mailbox() as mailbox:
         monkeypatch.setitem(ckan_config, "smtp.server", mailbox.server)
