@@ -8,7 +8,14 @@ worker takes what is due. Here is what time alone makes necessary.
 from collections.abc import Callable
 
 from .mail import tell_owners
-from .old import drop_old, forget_old_secrets, forget_unserved, prune, trim_log
+from .old import (
+    drop_old,
+    forget_old_secrets,
+    forget_put_aside,
+    forget_unserved,
+    prune,
+    trim_log,
+)
 from .standing import pause_and_resume
 
 __all__ = ["STEPS", "drop_old", "prune", "sweep", "tell_owners", "trim_log"]
@@ -19,6 +26,7 @@ STEPS: tuple[Callable[[], object], ...] = (
     pause_and_resume,
     forget_old_secrets,
     forget_unserved,
+    forget_put_aside,
     prune,
 )
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from .. import config
 from ..model import Event, transaction, when
+from ..quarantine import LIVE
 
 # Rows per statement: a lock is held for milliseconds, and autovacuum keeps up.
 BATCH = 1000
@@ -34,6 +35,12 @@ def forget_unserved() -> None:
                 "SELECT FROM webhooks w WHERE w.user_id = s.user_id AND w.state = 'active')"
             )
         )
+
+
+def forget_put_aside() -> None:
+    """Forget that something was put aside of which nothing is left to do."""
+    with transaction() as connection:
+        connection.execute(_FORGET_PUT_ASIDE)
 
 
 def drop_old() -> Iterator[int]:
@@ -131,6 +138,13 @@ _PRUNE_RIGHTS = sa.text(
         ORDER BY sequence LIMIT :batch FOR UPDATE SKIP LOCKED),
     gone AS (DELETE FROM webhooks_right r USING old WHERE r.id = old.id RETURNING 1)
     SELECT count(*) FROM gone
+    """
+)
+# Not before it may have been tried again: if that fails, its pause is to go on growing.
+_FORGET_PUT_ASIDE = sa.text(
+    f"""
+    DELETE FROM webhooks_quarantine q
+    WHERE q.due_at < statement_timestamp() - interval '1 hour' AND NOT {LIVE}
     """
 )
 _PRUNE_EVENTS = sa.text(

@@ -9,6 +9,8 @@ from ckan.tests import factories
 from ckan.tests.helpers import call_action, changed_config
 
 from .. import owners, sweep
+from ..model import Kind
+from .aside import put_aside
 from .callers import call, create, execute, stored
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
@@ -251,3 +253,32 @@ def test_a_log_that_is_too_large_loses_its_oldest_events_before_their_time(monke
     assert kept("webhooks_delivery") == ["e1", "waited for"], (
         "that it was delivered stays on record"
     )
+
+
+def test_what_is_not_put_aside_any_more_is_forgotten_once_it_was_tried(user):
+    hook = create(user)
+    event("e1")
+    delivery("e1", hook)
+    event("e2", "d2")
+    delivery("e2", hook)
+    still, tried = (d.id for d in stored("webhooks_delivery"))
+    for id_ in (still, tried):
+        put_aside(Kind.DELIVERY, id_)
+    put_aside(Kind.WEBHOOK, "deleted")
+    put_aside(Kind.EVENT, "e3")
+    execute("UPDATE webhooks_quarantine SET due_at = due_at - interval '59 minutes'")
+    execute(
+        "UPDATE webhooks_delivery d SET due_at = q.due_at FROM webhooks_quarantine q"
+        " WHERE q.key = CAST(d.id AS text) AND d.id = :still",
+        still=still,
+    )
+    keys = [str(still), str(tried), "deleted", "e3"]
+
+    def left() -> list[str]:
+        sweep_now()
+        return [row.key for row in stored("webhooks_quarantine")]
+
+    assert left() == keys, "a worker may be trying it now"
+    execute("UPDATE webhooks_quarantine SET due_at = due_at - interval '2 minutes'")
+    execute("UPDATE webhooks_delivery SET due_at = due_at - interval '2 minutes'")
+    assert left() == [keys[0], "e3"]

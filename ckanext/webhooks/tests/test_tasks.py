@@ -94,7 +94,8 @@ def test_what_was_committed_while_another_dispatched_is_dispatched():
 
 STAGES = (
     *("dispatch", "move_on", "try_again", "deliver_due"),
-    *("pause_and_resume", "forget_old_secrets", "forget_unserved", "prune", "notice_rights"),
+    *("pause_and_resume", "forget_old_secrets", "forget_unserved", "forget_put_aside"),
+    *("prune", "notice_rights"),
 )
 
 
