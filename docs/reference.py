@@ -9,7 +9,7 @@ import inspect
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,19 +71,27 @@ def _commands() -> str:
         " codes: 0 it went well, 1 what was asked for failed, 2 the command was not understood."
         " [The command line](../command-line.md) shows how they go together.",
     ]
-    for name, command in cli.webhooks.commands.items():
+    for name, command in _all_commands(cli.webhooks):
         context = click.Context(command, info_name=f"ckan webhooks {name}")
         usage = " ".join(command.get_usage(context).removeprefix("Usage: ").split())
         parts += [f"## {name}", f"`{usage}`", _linked(inspect.cleandoc(command.help or ""))]
         options = [param.get_help_record(context) for param in command.params]
-        rows = ((f"`{record[0]}`", _escaped(record[1])) for record in options if record)
-        parts.append(_table(("option", ""), rows))
+        rows = [(f"`{record[0]}`", _escaped(record[1])) for record in options if record]
+        parts += [_table(("option", ""), rows)] if rows else []
     return _joined(parts)
+
+
+def _all_commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Give a group's commands by what is typed, and those of groups within it."""
+    for name, command in group.commands.items():
+        yield f"{prefix}{name}", command
+        if isinstance(command, click.Group):
+            yield from _all_commands(command, f"{prefix}{name} ")
 
 
 def _metrics() -> str:
     nothing: Any = defaultdict(lambda: defaultdict(float))
-    text = "\n".join(metrics._lines(nothing, nothing, nothing))
+    text = "\n".join(metrics._lines(nothing, nothing, nothing, nothing))
     rows = []
     for name, said in re.findall(r"^# HELP (\w+) (.*)$", text, re.M):
         kind = re.search(rf"^# TYPE {name} (\w+)$", text, re.M)
@@ -180,6 +188,7 @@ def _tables() -> str:
         model.Served,
         model.Missed,
         model.Right,
+        model.Quarantined,
     ):
         said = Said(inspect.getdoc(table) or "")
         meanings = {

@@ -98,6 +98,12 @@ def waiting(connection: Connection, limit: int | None = None) -> Sequence[Any]:
     return connection.execute(_WAITING, {"limit": limit}).all()
 
 
+def counts(connection: Connection) -> dict[str, int]:
+    """Count what is put aside by its kind; each is there, also where nothing is."""
+    found = {row.kind: row.count for row in connection.execute(_COUNTS)}
+    return {kind.value: found.get(kind.value, 0) for kind in Kind}
+
+
 _PAUSE = f"""least(
     {_FIRST_PAUSE} * power(4, least(%s, 10)), {_LONGEST_PAUSE}) * interval '1 second'"""
 _NOTE = sa.text(
@@ -141,4 +147,7 @@ LIVE = """CASE q.kind
             AND (q.is_stuck OR d.due_at = q.due_at))
     WHEN 'webhook' THEN EXISTS (SELECT FROM webhooks w WHERE w.id = q.key)
     ELSE true END"""
+_COUNTS = sa.text(
+    f"SELECT q.kind, count(*) AS count FROM webhooks_quarantine q WHERE {LIVE} GROUP BY q.kind"
+)
 _WAITING = sa.text(f"SELECT q.* FROM webhooks_quarantine q WHERE {LIVE} ORDER BY q.id LIMIT :limit")

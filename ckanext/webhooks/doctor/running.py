@@ -9,8 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from .. import owners, queue
-from ..model import transaction
+from .. import owners, quarantine, queue
+from ..model import Kind, transaction
 from .finding import Finding, Level
 
 # What is due is taken within a second; so much later, nobody is there to take it.
@@ -101,6 +101,32 @@ def check_missed() -> Iterator[Finding]:
         yield Finding(Level.GOOD, "capture: nothing is missing")
 
 
+def check_quarantine() -> Iterator[Finding]:
+    with transaction() as connection:
+        counts = quarantine.counts(connection)
+        oldest = quarantine.waiting(connection, limit=1)
+    if oldest:
+        found = ", ".join(f"{counts[kind]} {_PUT_ASIDE[kind]}" for kind in counts if counts[kind])
+        (first,) = oldest
+        yield Finding(
+            Level.WRONG,
+            f"quarantine: {found} failed and are put aside, the oldest ({first.kind} {first.key})"
+            f" since {first.put_aside_at:%Y-%m-%d %H:%M:%S %Z}: {first.reason}",
+            "`ckan webhooks quarantine list` shows what; mend the cause and `retry`, or `give-up`",
+        )
+    else:
+        yield Finding(Level.GOOD, "quarantine: nothing is put aside")
+
+
+# What there is several of.
+_PUT_ASIDE = {
+    Kind.EVENT.value: "event(s)",
+    Kind.RIGHTS.value: "change(s) of rights",
+    Kind.DELIVERY.value: "deliveries",
+    Kind.WEBHOOK.value: "webhook(s)",
+}
+
+
 def check_endpoints() -> Iterator[Finding]:
     with transaction() as connection:
         failing, disabled = connection.execute(_ILL).one()
@@ -154,6 +180,7 @@ CHECKS = (
     check_broker,
     check_worker,
     check_missed,
+    check_quarantine,
     check_rights,
     check_endpoints,
     check_clock,

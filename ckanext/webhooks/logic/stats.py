@@ -8,6 +8,7 @@ import ckan.plugins.toolkit as tk
 import sqlalchemy as sa
 from ckan import model
 
+from .. import quarantine
 from ..model import WebhookState, when
 from . import find, schema
 
@@ -96,6 +97,11 @@ def standing() -> dict[str, int]:
         ``missed`` the datasets of which something could not be captured yet
     """
     return dict(model.Session.connection().execute(_STANDING).mappings().one())
+
+
+def quarantined() -> dict[str, int]:
+    """Count what is put aside by its kind: each of :class:`model.Kind` is there."""
+    return quarantine.counts(model.Session.connection())
 
 
 # The numbers that were given, not those that are left: a counter never goes back.

@@ -15,6 +15,8 @@ from cryptography.fernet import Fernet
 from .. import doctor, owners, queue, tasks
 from ..cli import webhooks
 from ..doctor import Level, findings, installed, running
+from ..model import Kind
+from .aside import put_aside
 from .callers import create, execute
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
@@ -223,3 +225,18 @@ def test_owners_whose_labels_cannot_be_read_are_counted(directory):
     assert of("rights").level is Level.WRONG
     assert "what 1 owners may see cannot be read" in of("rights").what
     assert "IPermissionLabels" in of("rights").advice
+
+
+def test_what_is_put_aside_is_counted_with_the_reason_of_the_oldest():
+    assert of("quarantine").level is Level.GOOD
+    put_aside(Kind.EVENT, "e1", dataset_id="d1")
+    put_aside(Kind.EVENT, "e2", dataset_id="d2")
+    put_aside(Kind.RIGHTS, "u1 d1", dataset_id="d1", user_id="u1")
+    found = of("quarantine")
+    assert found.level is Level.WRONG
+    assert found.what.startswith(
+        "quarantine: 2 event(s), 1 change(s) of rights failed and are put aside, the oldest"
+        " (event e1) since 20"
+    )
+    assert found.what.endswith(": ValueError: as planted")
+    assert "ckan webhooks quarantine list" in found.advice

@@ -17,7 +17,7 @@ from ckan import model
 from ckan.lib import api_token
 
 from ..logic import stats
-from ..model import WebhookState, missing_tables
+from ..model import Kind, WebhookState, missing_tables
 from ..model.base import HOW_TO_MIGRATE
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -41,7 +41,8 @@ def metrics() -> flask.Response:
     if missing_tables():
         return _text(503, HOW_TO_MIGRATE)
     found = stats.measure(None, _HOURS, _MOST)
-    return _text(200, *_lines(found, stats.totals(), stats.standing()))
+    lines = _lines(found, stats.totals(), stats.standing(), stats.quarantined())
+    return _text(200, *lines)
 
 
 def _caller() -> Any:
@@ -66,7 +67,10 @@ def _text(status: int, *lines: str) -> flask.Response:
 
 
 def _lines(
-    found: Mapping[str, Any], totals: Mapping[str, int], standing: Mapping[str, int]
+    found: Mapping[str, Any],
+    totals: Mapping[str, int],
+    standing: Mapping[str, int],
+    quarantined: Mapping[str, int],
 ) -> Iterator[str]:
     waiting = found["waiting"]
     yield from _metric(
@@ -127,6 +131,13 @@ def _lines(
         "gauge",
         "Datasets of which something could not be captured yet: none, or the log says why.",
         {"": standing["missed"]},
+    )
+    yield from _metric(
+        "quarantined",
+        "gauge",
+        "What failed alone and is put aside, so that everything else goes on.",
+        {kind.value: quarantined[kind.value] for kind in Kind},
+        "kind",
     )
 
 

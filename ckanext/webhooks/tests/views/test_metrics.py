@@ -9,6 +9,8 @@ import yaml
 from ckan.tests import factories
 from prometheus_client.parser import text_string_to_metric_families
 
+from ...model import Kind
+from ..aside import put_aside
 from ..blocks import sources
 from ..callers import create, execute
 from ..logic.test_stats import ended, write
@@ -74,6 +76,16 @@ def test_what_was_told_what_waits_and_what_fails(visit, sysadmin_token, user):
     assert found["webhooks_registered", "active"] == 2
     assert found["webhooks_failing",] == 1
     assert found["webhooks_missed",] == 2
+
+
+def test_what_is_put_aside_is_counted_by_its_kind(visit, sysadmin_token):
+    kinds = ("event", "rights", "delivery", "webhook")
+    found = figures(visit, sysadmin_token)
+    assert [found["webhooks_quarantined", kind] for kind in kinds] == [0, 0, 0, 0]
+    put_aside(Kind.EVENT, "e1")
+    put_aside(Kind.EVENT, "e2")
+    found = figures(visit, sysadmin_token)
+    assert [found["webhooks_quarantined", kind] for kind in kinds] == [2, 0, 0, 0]
 
 
 def test_what_is_not_known_is_left_out(visit, sysadmin_token):
