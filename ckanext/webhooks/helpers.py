@@ -21,6 +21,7 @@ _WORDS = (
     *(N_("pending"), N_("delivered"), N_("failed"), N_("cancelled")),
     *(N_("dataset"), N_("resource"), N_("organization"), N_("group"), N_("tag"), N_("type")),
     *(N_("good"), N_("odd"), N_("wrong")),
+    *(N_("event"), N_("rights"), N_("delivery"), N_("webhook")),
 )
 
 # Bootstrap's, by what they say. Never the colour alone: a word goes with each.

@@ -26,7 +26,9 @@ _WORDS = (
         " that by webhook_verify"
     ),
     N_("the endpoint answered 410 Gone: it is not there any more"),
+    N_("a sysadmin gave it up, since the portal could not write what it is told"),
     # of deliveries that are not sent
+    N_("a sysadmin gave it up, since the portal could not send it"),
     N_("superseded"),
     N_("coalesced"),
     N_("the webhook was deleted"),

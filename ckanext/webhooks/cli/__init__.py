@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import click
 
-from . import deliveries, listen, registry, work
+from . import deliveries, listen, quarantine, registry, work
 
 
 def get_commands() -> list[click.Command]:
@@ -24,6 +24,7 @@ def webhooks() -> None:
 for _command in (
     *registry.COMMANDS,
     *deliveries.COMMANDS,
+    quarantine.quarantine,
     *work.COMMANDS,
     listen.listen,
 ):

@@ -10,6 +10,7 @@ from click import Context, Parameter
 from click.shell_completion import CompletionItem
 from sqlalchemy.exc import SQLAlchemyError
 
+from .. import quarantine
 from ..model import Webhook
 
 # More than this, nobody reads through.
@@ -29,6 +30,19 @@ def _rows(incomplete: str) -> list[Any]:
     query = model.Session.query(Webhook.id, Webhook.address)
     query = query.filter(Webhook.id.startswith(incomplete, autoescape=True))
     return list(query.order_by(Webhook.id).limit(_MOST))
+
+
+def quarantine_ids(context: Context, parameter: Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the numbers that begin so of what is put aside; zsh and fish show what each is."""
+    try:
+        found = quarantine.waiting(model.Session.connection())
+    except SQLAlchemyError:
+        return []
+    return [
+        CompletionItem(str(row.id), help=f"{row.kind} {row.key}")
+        for row in found
+        if str(row.id).startswith(incomplete)
+    ][:_MOST]
 
 
 webhook_argument = click.argument("webhook_id", metavar="ID", shell_complete=webhook_ids)

@@ -21,6 +21,11 @@ from .deliveries import webhook_delivery_list, webhook_delivery_show
 from .feed import webhook_event_list
 from .history import webhook_history, webhook_load
 from .ping import webhook_ping
+from .quarantine import (
+    webhook_quarantine_give_up,
+    webhook_quarantine_list,
+    webhook_quarantine_retry,
+)
 from .saving import commit
 from .secret import webhook_secret_rotate, webhook_secret_show
 from .shown import dictized
@@ -51,6 +56,9 @@ def actions() -> dict[str, Callable[..., Any]]:
         webhook_history,
         webhook_load,
         webhook_dataset_told,
+        webhook_quarantine_list,
+        webhook_quarantine_retry,
+        webhook_quarantine_give_up,
     )
     return {function.__name__: _saying_what_is_missing(function) for function in functions}
 

@@ -37,6 +37,9 @@ def auth_functions() -> dict[str, Callable[..., AuthResult]]:
         "webhook_history": webhook_show,
         "webhook_load": webhook_load,
         "webhook_dataset_told": webhook_dataset_told,
+        "webhook_quarantine_list": webhook_quarantine,
+        "webhook_quarantine_retry": webhook_quarantine,
+        "webhook_quarantine_give_up": webhook_quarantine,
         "webhook_topic_list": webhook_topic_list,
         "webhook_event_list": webhook_event_list,
     }
@@ -97,6 +100,13 @@ def webhook_load(context: Any, data_dict: dict[str, Any]) -> AuthResult:
     if _caller(context) is None:
         return _anonymous()
     return {"success": False, "msg": tk._("Only sysadmins see the portal's load")}
+
+
+def webhook_quarantine(context: Any, data_dict: dict[str, Any]) -> AuthResult:
+    """Sysadmins alone, to whom everything is allowed before this is asked."""
+    if _caller(context) is None:
+        return _anonymous()
+    return {"success": False, "msg": tk._("Only sysadmins see and judge what is put aside")}
 
 
 def webhook_dataset_told(context: Any, data_dict: dict[str, Any]) -> AuthResult:

@@ -164,6 +164,20 @@ def only_number(
 
 
 @validator_args
+def maybe_number(
+    ignore_empty: Any, natural_number_validator: Any, webhooks_at_most: Any
+) -> dict[str, Any]:
+    return {"id": [ignore_empty, natural_number_validator, webhooks_at_most(MAX_OFFSET)]}
+
+
+@validator_args
+def webhook_quarantine_list(
+    default: Any, is_positive_integer: Any, webhooks_at_most: Any
+) -> dict[str, Any]:
+    return {"limit": [default(DEFAULT_LIMIT), is_positive_integer, webhooks_at_most(MAX_LIMIT)]}
+
+
+@validator_args
 def webhook_delivery_list(
     ignore_empty: Any,
     default: Any,

@@ -28,9 +28,9 @@ def make_active(webhook: Any) -> None:
     model.Session.flush()
 
 
-def disable(webhook: Any) -> None:
+def disable(webhook: Any, reason: str = BY_A_PERSON) -> None:
     webhook.state = WebhookState.DISABLED.value
-    webhook.state_reason = BY_A_PERSON
+    webhook.state_reason = reason
     _miss_what_waits(webhook)
     model.Session.flush()
     cancel_pending(webhook.id, "disabled")

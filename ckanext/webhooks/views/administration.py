@@ -11,11 +11,12 @@ from ckan import model
 
 from .. import doctor
 from ..model import WebhookState
-from .calling import call
+from .calling import call, reasons
 
 # As many as one screen holds.
 _ON_A_PAGE = 50
 _FAILING = 25
+_PUT_ASIDE = 25
 # What can be looked back on: a day, a week, and what is kept where nothing else is said.
 _HOURS = (24, 168, 720)
 # As many steps as a plot of one screen shows apart.
@@ -35,6 +36,7 @@ def overview() -> Any:
     offset = min(max(flask.request.args.get("offset", 0, int), 0), 2**31)
     failing = call("webhook_list", failing=True, limit=_FAILING)
     found, errors = _found(wanted, offset)
+    aside = call("webhook_quarantine_list", limit=_PUT_ASIDE + 1)
     return tk.render(
         "webhooks/administration.html",
         {
@@ -45,7 +47,10 @@ def overview() -> Any:
             "choices": _HOURS,
             "failing": failing,
             "webhooks": found[:_ON_A_PAGE],
-            "names": _names({webhook["user_id"] for webhook in (*found, *failing)}),
+            "aside": aside[:_PUT_ASIDE],
+            "more_aside": len(aside) > _PUT_ASIDE,
+            "names": _names(_users(*found, *failing, *aside)),
+            "datasets": _datasets(aside),
             "states": [state.value for state in WebhookState],
             "wanted": wanted,
             "errors": errors,
@@ -70,6 +75,54 @@ def check() -> Any:
     """What deliveries depend on, which workers are there, and what to do. It takes some seconds."""
     _sysadmins_only()
     return tk.render("webhooks/check.html", {"findings": list(doctor.findings())})
+
+
+def retry(number: int) -> Any:
+    """Try at once what is put aside."""
+    return _retry(id=number)
+
+
+def retry_all() -> Any:
+    """Try at once all that is put aside."""
+    return _retry()
+
+
+def _retry(**which: int) -> Any:
+    _sysadmins_only()
+    if _unless_gone("webhook_quarantine_retry", **which) is not None:
+        tk.h.flash_success(tk._("It is tried now; what fails again is back here in a moment"))
+    return tk.redirect_to("webhooks.overview")
+
+
+def give_up(number: int) -> Any:
+    """Give up what is put aside; ask first."""
+    _sysadmins_only()
+    if flask.request.method == "POST":
+        if _unless_gone("webhook_quarantine_give_up", id=number) is not None:
+            tk.h.flash_success(tk._("It is given up: nothing waits for it any more"))
+        return tk.redirect_to("webhooks.overview")
+    found = [row for row in call("webhook_quarantine_list", limit=1000) if row["id"] == number]
+    if not found:
+        return tk.abort(
+            404,
+            tk._("Nothing is put aside under the number %d: it went through, or was given up")
+            % number,
+        )
+    return tk.render(
+        "webhooks/give_up.html",
+        {"row": found[0], "names": _names(_users(*found)), "datasets": _datasets(found)},
+    )
+
+
+def _unless_gone(action: str, **data: Any) -> Any:
+    """Call an action: None where it refuses, as a worker was quicker, and the page says so."""
+    try:
+        return tk.get_action(action)({"user": tk.current_user.name}, data)
+    except tk.ObjectNotFound as error:
+        tk.h.flash_notice(str(error))
+    except tk.ValidationError as error:
+        tk.h.flash_error(reasons(error))
+    return None
 
 
 def disable() -> Any:
@@ -124,10 +177,21 @@ def _wanted(given: Any) -> dict[str, str]:
     return {name: given[name].strip() for name in names if given.get(name, "").strip()}
 
 
+def _users(*rows: dict[str, Any]) -> set[str]:
+    return {row["user_id"] for row in rows if row["user_id"] is not None}
+
+
 def _names(user_ids: set[str]) -> dict[str, str]:
     """Name users by their ids; an owner who was purged has no name."""
     query = model.Session.query(model.User.id, model.User.name)
     return {row.id: row.name for row in query.filter(model.User.id.in_(sorted(user_ids)))}
+
+
+def _datasets(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """Name the datasets that wait, by their ids; one that was purged has no name."""
+    ids = sorted({row["dataset_id"] for row in rows if row["dataset_id"] is not None})
+    query = model.Session.query(model.Package.id, model.Package.name)
+    return {row.id: row.name for row in query.filter(model.Package.id.in_(ids))}
 
 
 def _sysadmins_only() -> None:
@@ -139,4 +203,7 @@ PAGES = (
     ("/ckan-admin/webhooks", "overview", overview, ["GET"]),
     ("/ckan-admin/webhooks/check", "check", check, ["GET"]),
     ("/ckan-admin/webhooks/disable", "disable", disable, ["GET", "POST"]),
+    ("/ckan-admin/webhooks/quarantine/retry", "retry_all", retry_all, ["POST"]),
+    ("/ckan-admin/webhooks/quarantine/<int:number>/retry", "retry", retry, ["POST"]),
+    ("/ckan-admin/webhooks/quarantine/<int:number>/give-up", "give_up", give_up, ["GET", "POST"]),
 )

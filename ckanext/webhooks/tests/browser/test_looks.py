@@ -15,10 +15,11 @@ from pathlib import Path
 import ckanapi
 import pytest
 
+from ...model import Kind
 from ..test_languages import LANGUAGES, messages, read
 from ..test_languages import written as written_in
 from . import Browser, missing
-from .stage import DATASET, Stage, build
+from .stage import DATASET, Stage, build, put_aside
 
 pytestmark = [
     pytest.mark.acceptance,
@@ -100,6 +101,18 @@ LOOKS = (
 )
 
 
+# What is shown while something of each kind is put aside.
+ASIDE = (
+    Look("administration-aside", "operator", _at("/ckan-admin/webhooks")),
+    *(
+        Look(
+            f"give-up-{kind.value}", "operator", _at(f"/ckan-admin/webhooks/quarantine/{n}/give-up")
+        )
+        for n, kind in enumerate(Kind, 1)
+    ),
+)
+
+
 @pytest.fixture(scope="module")
 def people(site, ckan, organization: str, open_as) -> Iterator[dict[str, Browser]]:
     with (
@@ -122,8 +135,23 @@ def stage(site, ckan, organization: str, people) -> Iterator[Stage]:
         own.action.webhook_delete(id=hook)
 
 
+@pytest.fixture
+def aside(site, stage) -> Iterator[None]:
+    with put_aside(site, stage):
+        yield
+
+
 @pytest.mark.parametrize("look", LOOKS, ids=lambda look: look.name)
 def test_everybody_can_use_a_page(site, people, stage, look):
+    _use(site, people, stage, look)
+
+
+@pytest.mark.parametrize("look", ASIDE, ids=lambda look: look.name)
+def test_everybody_can_judge_what_is_put_aside(site, people, stage, aside, look):
+    _use(site, people, stage, look)
+
+
+def _use(site, people, stage, look) -> None:
     page = people[look.who]
     page.open(site.url + look.path(stage))
     look.then(page)
@@ -134,13 +162,13 @@ def test_everybody_can_use_a_page(site, people, stage, look):
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_no_english_is_left(site, people, stage, language):
+def test_no_english_is_left(site, people, stage, aside, language):
     written = messages(read(written_in(language)))
     theirs = {message.string for message in written.values() if isinstance(message.string, str)}
     # "Filter" is a German word for another thing, too.
     english = {text for ids in written for text in ids} - theirs
     left = {}
-    for look in LOOKS:
+    for look in (*LOOKS, *ASIDE):
         page = people[look.who]
         page.open(f"{site.url}/{language}{look.path(stage)}")
         look.then(page)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from ckan.tests import factories
 
+from ...model import Kind
 from ...views import administration
+from ..aside import put_aside
 from ..callers import call, create, execute, stored
 from ..logic.test_stats import ended, write
 
@@ -94,3 +96,83 @@ def test_whose_or_to_which_host_has_to_be_said(sysadmin):
 def test_what_deliveries_depend_on_is_looked_at(sysadmin):
     page = sysadmin.get(f"{PATH}/check").body
     assert "tables: as this version wants them" in page and "worker:" in page
+
+
+@pytest.fixture
+def event():
+    """A change that is put aside, of a dataset; gives its number."""
+    dataset = factories.Dataset(name="odd-one")
+    (captured,) = stored("webhooks_event")
+    return put_aside(Kind.EVENT, captured.id, dataset_id=dataset["id"])
+
+
+def test_where_nothing_is_put_aside_one_line_says_so(sysadmin):
+    page = sysadmin.get(PATH).body
+    assert "Nothing is put aside." in page and "Try all again" not in page
+
+
+def test_what_is_put_aside_is_shown_with_its_pages(sysadmin, user, event, monkeypatch):
+    hook = create(user)
+    write(hook)
+    (delivery,) = stored("webhooks_delivery")
+    put_aside(Kind.RIGHTS, f"{user['id']} gone", dataset_id="gone", user_id=user["id"])
+    put_aside(Kind.DELIVERY, delivery.id)
+    put_aside(Kind.WEBHOOK, hook)
+    page = sysadmin.get(PATH).body
+    for link in (
+        "/dataset/webhooks/odd-one",
+        f"/webhook/delivery/{delivery.id}",
+        f"/webhook/{hook}",
+        f"{PATH}?user={user['name']}#all",
+        f"{PATH}/quarantine/{event}/give-up",
+    ):
+        assert f'href="{link}"' in page
+    assert "/dataset/webhooks/gone" not in page, "a dataset that was purged has no page"
+    assert page.count("ValueError: as planted") == 4
+    monkeypatch.setattr(administration, "_PUT_ASIDE", 1)
+    page = sysadmin.get(PATH).body
+    assert page.count("ValueError: as planted") == 1 and "The oldest 1 is shown" in page
+
+
+def test_what_is_put_aside_is_tried_again(sysadmin, event):
+    for path in (f"{PATH}/quarantine/{event}/retry", f"{PATH}/quarantine/retry"):
+        execute("UPDATE webhooks_quarantine SET due_at = 'infinity'")
+        assert "It is tried now" in sysadmin.submit(path).body
+        (row,) = execute("SELECT due_at <= now() AS is_due FROM webhooks_quarantine")
+        assert row.is_due
+
+
+def test_what_is_put_aside_is_given_up_after_a_question(sysadmin, event):
+    page = sysadmin.get(f"{PATH}/quarantine/{event}/give-up").body
+    assert "No webhook is told of this change." in page and "odd-one" in page
+    assert len(stored("webhooks_quarantine")) == 1
+    page = sysadmin.submit(f"{PATH}/quarantine/{event}/give-up").body
+    assert "It is given up" in page and "Nothing is put aside." in page
+    assert stored("webhooks_quarantine") == []
+
+
+def test_the_question_says_what_becomes_of_each_kind(sysadmin, user):
+    hook = create(user)
+    write(hook)
+    (delivery,) = stored("webhooks_delivery")
+    for kind, key, said in (
+        (Kind.RIGHTS, f"{user['id']} gone", "what the changed rights mean"),
+        (Kind.DELIVERY, delivery.id, "It is cancelled"),
+        (Kind.WEBHOOK, hook, "The webhook is disabled"),
+    ):
+        number = put_aside(kind, key, user_id=user["id"] if kind is Kind.RIGHTS else None)
+        assert said in sysadmin.get(f"{PATH}/quarantine/{number}/give-up").body
+
+
+def test_what_went_through_a_moment_ago_is_no_error(sysadmin):
+    for what in ("retry", "give-up"):
+        page = sysadmin.submit(f"{PATH}/quarantine/7/{what}").body
+        assert "Nothing is put aside under the number 7" in page
+    sysadmin.get(f"{PATH}/quarantine/7/give-up", 404)
+
+
+def test_what_is_put_aside_is_judged_by_sysadmins_alone(owner, event):
+    owner.get(f"{PATH}/quarantine/{event}/give-up", 403)
+    for path in ("retry", f"{event}/retry", f"{event}/give-up"):
+        owner.post(f"{PATH}/quarantine/{path}", 403)
+    assert len(stored("webhooks_quarantine")) == 1
