@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ckan.plugins.toolkit as tk
@@ -11,8 +11,9 @@ from ckan import model
 from sqlalchemy.engine import Connection
 
 from .. import quarantine, queue
+from ..apart import apart
 from ..model import STILL_PENDING, Kind, Webhook, WebhookState, dispatch_lock
-from ..model.base import gave_up_waiting, is_of_the_data
+from ..model.base import gave_up_waiting, may_be_of_one
 from ..quarantine import LIVE
 from . import schema, states
 from .saving import commit
@@ -149,11 +150,13 @@ def _dictized(row: Any) -> dict[str, Any]:
 
 
 def _give_up_event(connection: Connection, row: Any) -> None:
-    _write_or_delete(connection, _NUMBER_EVENT, _DELETE_EVENT, id=row.key, held_from=row.sequence)
+    _hold_from(connection, row)
+    _write_or_delete(connection, _NUMBER_EVENT, _DELETE_EVENT, id=row.key)
 
 
-def _give_up_rights(_connection: Connection, _row: Any) -> None:
+def _give_up_rights(connection: Connection, row: Any) -> None:
     """Nothing but the row of what is put aside says that they are still to be told."""
+    _hold_from(connection, row)
 
 
 def _give_up_delivery(connection: Connection, row: Any) -> None:
@@ -183,13 +186,27 @@ _GIVE_UP: dict[str, Callable[[Connection, Any], None]] = {
 }
 
 
+def _hold_from(connection: Connection, row: Any) -> None:
+    """Say of what waited that it is older than its number will be, as dispatch does.
+
+    Of an event that cannot be written this cannot be said, but then it is not dispatched, too.
+    """
+    waiting = connection.execute(_WAITING, {"dataset_id": row.dataset_id}).scalars().all()
+
+    def hold(ids: Sequence[str]) -> None:
+        with connection.begin_nested():
+            connection.execute(_HOLD_FROM, {"ids": list(ids), "number": row.sequence})
+
+    apart(waiting, hold, lambda _id, _error: None, may_be_of_one)
+
+
 def _write_or_delete(connection: Connection, writing: Any, deleting: Any, **values: Any) -> None:
     """Write a row; where what is in it keeps PostgreSQL from that, delete it."""
     try:
         with connection.begin_nested():
             connection.execute(writing, values)
     except sa.exc.DBAPIError as error:
-        if not is_of_the_data(error):
+        if not may_be_of_one(error):
             raise
         connection.execute(deleting, {"id": values["id"]})
 
@@ -220,12 +237,19 @@ _RETRY = sa.text(
         AND (asked.delivery_id IS NULL OR q.id IN (SELECT asked_id FROM moved))
     """
 )
+_WAITING = sa.text(
+    "SELECT id FROM webhooks_event WHERE dataset_id = :dataset_id AND sequence IS NULL"
+    " ORDER BY position"
+)
+_HOLD_FROM = sa.text(
+    "UPDATE webhooks_event SET held_from = coalesce(held_from, :number)"
+    " WHERE id = ANY(CAST(:ids AS text[]))"
+)
 # Under dispatch's lock, which lets nobody else give numbers.
 _NUMBER_EVENT = sa.text(
     """
     UPDATE webhooks_event
-    SET sequence = nextval('webhooks_event_order'), dispatched_at = clock_timestamp(),
-        held_from = CAST(:held_from AS bigint) + 1
+    SET sequence = nextval('webhooks_event_order'), dispatched_at = clock_timestamp()
     WHERE id = :id AND sequence IS NULL
     """
 )

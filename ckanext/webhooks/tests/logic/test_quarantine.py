@@ -36,7 +36,8 @@ def hook(user):
 def an_event() -> tuple[str, str]:
     """Give the id of a captured change that nobody has dispatched, and that of its dataset."""
     dataset = factories.Dataset()
-    return stored("webhooks_event")[-1].id, dataset["id"]
+    (event,) = execute("SELECT id FROM webhooks_event WHERE dataset_id = :id", id=dataset["id"])
+    return event.id, dataset["id"]
 
 
 def a_delivery(hook: str, **columns: str) -> int:
@@ -50,12 +51,13 @@ def row(table: str, id_: object):
 
 
 @contextmanager
-def refusing(table: str, what: str = "UPDATE"):
-    """Have PostgreSQL refuse each row of a table."""
+def refusing(table: str, which: str = "id IS NOT NULL"):
+    """Have PostgreSQL refuse that rows of a table are changed."""
     execute(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN RAISE EXCEPTION 'as planted'; END $$;"
-        f" CREATE TRIGGER refuse BEFORE {what} ON {table} FOR EACH ROW EXECUTE FUNCTION refuse()"
+        f" CREATE TRIGGER refuse BEFORE UPDATE ON {table} FOR EACH ROW WHEN (NEW.{which})"
+        " EXECUTE FUNCTION refuse()"
     )
     try:
         yield
@@ -210,7 +212,31 @@ class TestGiveUp:
         call(sysadmin, "webhook_quarantine_give_up", id=number)
         found = call(sysadmin, "webhook_event_list", after=before)["events"]
         assert [one["event_id"] for one in found] == [event]
-        assert row("webhooks_event", event).held_from == before + 1
+        assert row("webhooks_event", event).held_from == before
+
+    @pytest.mark.parametrize("kind", [Kind.EVENT, Kind.RIGHTS])
+    def test_what_waited_behind_it_is_told_as_old_as_it_is(self, sysadmin, user, hook, kind):
+        event, dataset = an_event()
+        key = event if kind is Kind.EVENT else f"{user['id']} {dataset}"
+        number = put_aside(kind, key, dataset_id=dataset, user_id=user["id"], sequence=7)
+        call(sysadmin, "package_patch", id=dataset, title="Later")
+        tasks._dispatch_all()
+        assert stored("webhooks_delivery") == []
+        call(sysadmin, "webhook_quarantine_give_up", id=number)
+        tasks._dispatch_all()
+        later = stored("webhooks_delivery")[-1].event_id
+        assert {e.held_from for e in stored("webhooks_event")} == {7}
+        assert (row("webhooks_event", later).version, later != event) == (2, True)
+
+    def test_another_that_cannot_be_written_behind_it_is_no_hindrance(self, sysadmin):
+        event, dataset = an_event()
+        number = put_aside(Kind.EVENT, event, dataset_id=dataset)
+        for title in ("Odd", "Later"):
+            call(sysadmin, "package_patch", id=dataset, title=title)
+        with refusing("webhooks_event", "version = 2"):
+            call(sysadmin, "webhook_quarantine_give_up", id=number)
+        held = execute("SELECT held_from IS NOT NULL FROM webhooks_event ORDER BY version")
+        assert held == [(True,), (False,), (True,)]
 
     def test_one_that_was_dispatched_meanwhile_keeps_its_number(self, sysadmin):
         event, dataset = an_event()
