@@ -185,13 +185,15 @@ CHECKS = (
     check_endpoints,
     check_clock,
 )
+# What is put aside is not due; check_quarantine says that.
 _WAITING = sa.text(
-    """
+    f"""
     SELECT coalesce(extract(epoch FROM clock_timestamp() - least(
-        (SELECT min(due_at) FROM webhooks_delivery
-         WHERE status = 'pending' AND due_at IS NOT NULL),
-        (SELECT captured_at FROM webhooks_event
-         WHERE sequence IS NULL ORDER BY position LIMIT 1))), 0),
+        (SELECT min(due_at) FROM webhooks_delivery d
+         WHERE status = 'pending' AND due_at IS NOT NULL AND {quarantine.DELIVERY_GOES_ON}),
+        (SELECT captured_at FROM webhooks_event e
+         WHERE sequence IS NULL AND {quarantine.DATASET_GOES_ON}
+         ORDER BY position LIMIT 1))), 0),
         (SELECT dispatched_at FROM webhooks_event
          WHERE sequence IS NOT NULL ORDER BY sequence DESC LIMIT 1)
     """

@@ -40,7 +40,8 @@ def webhook_stats(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
         attempts of all, each with p50, p95 and p99; and ``waiting``:
         ``events`` (how many of the portal are still to be dispatched), ``due``
         (how many deliveries are to be sent now), ``age`` (for how many seconds
-        the first of all these has been due), ``later`` (how many are under way
+        the first of all these has been due, leaving out what is put aside, see
+        :func:`webhook_quarantine_list`), ``later`` (how many are under way
         or wait for the next try) and ``held_back``; of each, 200,000 stand for
         more. What is not known is none
     :rtype: dictionary
@@ -180,7 +181,9 @@ def _ended(newest: str) -> Any:
 
 def _waiting(whose: str) -> Any:
     """Write the statement that counts what has not ended."""
-    pending = f"FROM webhooks_delivery WHERE status = 'pending' AND {whose}"
+    pending = f"FROM webhooks_delivery d WHERE status = 'pending' AND {whose}"
+    # What is put aside is not due, however long ago it was.
+    due = f"{pending} AND due_at <= (SELECT now FROM now) AND {quarantine.DELIVERY_GOES_ON}"
     return sa.text(
         f"""
     WITH now AS MATERIALIZED (SELECT clock_timestamp() AS now)
@@ -188,13 +191,12 @@ def _waiting(whose: str) -> Any:
         (SELECT count(*) FROM (
             SELECT FROM webhooks_event WHERE sequence IS NULL LIMIT :most) events) AS events,
         (SELECT count(*) FROM (
-            SELECT {pending} AND due_at <= (SELECT now FROM now) LIMIT :most) due) AS due,
+            SELECT {due} LIMIT :most) due) AS due,
         -- An event is due as soon as it is there: where nobody works, it alone says so.
         extract(epoch FROM (SELECT now FROM now) - least(
-            (SELECT captured_at FROM webhooks_event
-             WHERE sequence IS NULL ORDER BY position LIMIT 1),
-            (SELECT due_at {pending} AND due_at <= (SELECT now FROM now)
-             ORDER BY due_at LIMIT 1))) AS age,
+            (SELECT captured_at FROM webhooks_event e
+             WHERE sequence IS NULL AND {quarantine.DATASET_GOES_ON} ORDER BY position LIMIT 1),
+            (SELECT due_at {due} ORDER BY due_at LIMIT 1))) AS age,
         (SELECT count(*) FROM (
             SELECT {pending} AND due_at > (SELECT now FROM now) LIMIT :most) later) AS later,
         (SELECT count(*) FROM (

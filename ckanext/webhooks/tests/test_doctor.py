@@ -18,6 +18,7 @@ from ..doctor import Level, findings, installed, running
 from ..model import Kind
 from .aside import put_aside
 from .callers import create, execute
+from .logic.test_stats import write
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 
@@ -225,6 +226,18 @@ def test_owners_whose_labels_cannot_be_read_are_counted(directory):
     assert of("rights").level is Level.WRONG
     assert "what 1 owners may see cannot be read" in of("rights").what
     assert "IPermissionLabels" in of("rights").advice
+
+
+def test_what_is_put_aside_does_not_say_that_nobody_works():
+    dataset = factories.Dataset()
+    (event,) = execute("UPDATE webhooks_event SET captured_at = '2026-11-24' RETURNING id")
+    put_aside(Kind.EVENT, event.id, dataset_id=dataset["id"])
+    write(create(factories.User()), due_at="clock_timestamp() - interval '1 day'")
+    (delivery,) = execute("SELECT id FROM webhooks_delivery")
+    put_aside(Kind.DELIVERY, delivery.id, is_stuck=True)
+    assert of("worker").level is not Level.WRONG
+    execute("UPDATE webhooks_quarantine SET due_at = clock_timestamp()")
+    assert of("worker").level is Level.WRONG, "it is due now"
 
 
 def test_what_is_put_aside_is_counted_with_the_reason_of_the_oldest():

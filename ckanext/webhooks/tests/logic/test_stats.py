@@ -7,6 +7,8 @@ import pytest
 from ckan.tests import factories
 
 from ...logic import stats
+from ...model import Kind
+from ..aside import put_aside
 from ..callers import call, create, execute
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
@@ -68,6 +70,19 @@ def test_what_waits_is_counted(user):
     waiting = call(user, "webhook_stats", id=hook)["waiting"]
     assert 30 <= waiting.pop("age") < 40
     assert waiting == {"events": 0, "due": 3, "later": 2, "held_back": 4}
+
+
+def test_what_is_put_aside_waits_and_is_not_due(user):
+    hook = create(user)
+    dataset = factories.Dataset()
+    (event,) = execute("SELECT id FROM webhooks_event")
+    put_aside(Kind.EVENT, event.id, dataset_id=dataset["id"])
+    write(hook, due_at="clock_timestamp() - interval '1 day'")
+    (delivery,) = execute("SELECT id FROM webhooks_delivery")
+    put_aside(Kind.DELIVERY, delivery.id, is_stuck=True)
+    for asked in ({"id": hook}, {}):
+        waiting = call(factories.Sysadmin(), "webhook_stats", **asked)["waiting"]
+        assert waiting == {"events": 1, "due": 0, "age": None, "later": 0, "held_back": 0}
 
 
 def test_where_nobody_dispatches_events_wait(user):
