@@ -182,6 +182,26 @@ class TestRetry:
             assert call(sysadmin, "webhook_quarantine_retry") == 1
         assert self.due(other) and not self.due(event)
 
+    @pytest.mark.parametrize("is_stuck", [False, True])
+    def test_what_goes_through_then_is_put_aside_no_more(self, sysadmin, user, receiver, is_stuck):
+        hook = create(user, address=receiver.url)
+        factories.Dataset()
+        tasks._dispatch_all()
+        (delivery,) = stored("webhooks_delivery")
+        event, dataset = an_event()
+        put_aside(Kind.DELIVERY, delivery.id, is_stuck=is_stuck)
+        put_aside(Kind.EVENT, event, dataset_id=dataset)
+        put_aside(Kind.WEBHOOK, hook)
+        tasks.work_once()
+        assert receiver.requests == [] and len(waiting()) == 3
+        call(sysadmin, "webhook_quarantine_retry")
+        tasks.work_once()
+        tasks.work_once()
+        assert waiting() == []
+        assert sorted(r.json["event_id"] for r in receiver.requests) == sorted(
+            [delivery.event_id, event]
+        )
+
     def test_a_worker_is_told(self, sysadmin, monkeypatch):
         nudges: list[int] = []
         monkeypatch.setattr(logic.queue, "nudge", lambda: nudges.append(1))
