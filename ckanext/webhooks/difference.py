@@ -113,8 +113,30 @@ def changed_keys(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return sorted(
         key
         for key in before.keys() | after.keys()
-        if before.get(key, missing) != after.get(key, missing)
+        if not _are_equal(before.get(key, missing), after.get(key, missing))
     )
+
+
+def _are_equal(before: Any, after: Any) -> bool:
+    """Tell whether two values are one to a reader of JSON: 1 is 1.0, and is not true."""
+    if before != after:
+        return False
+    # Most values are texts, and are done with here.
+    return isinstance(before, str) or before is after or _have_the_same_booleans(before, after)
+
+
+def _have_the_same_booleans(before: Any, after: Any) -> bool:
+    """Compare what Python has for equal; by a stack, since JSON may be nested deep."""
+    pairs = [(before, after)]
+    while pairs:
+        one, other = pairs.pop()
+        if isinstance(one, dict):
+            pairs += [(value, other[key]) for key, value in one.items()]
+        elif isinstance(one, list):
+            pairs += zip(one, other, strict=True)
+        elif isinstance(one, bool) is not isinstance(other, bool):
+            return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,44 @@ def test_changed_keys_are_in_order_and_name_what_came_and_went():
     assert difference.changed_keys({"a": None}, {}) == ["a"], "None is a value"
 
 
+DEEP = json.loads("[" * 500 + "]" * 500)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (1, True),
+        (0, False),
+        (1.0, True),
+        ([0], [False]),
+        ({"a": [{"b": 1}]}, {"a": [{"b": True}]}),
+        ([True, 1], [1, True]),
+        (0, None),
+        ("", False),
+        (1, "1"),
+    ],
+    ids=json.dumps,
+)
+def test_what_json_has_two_values_for_differs(before, after):
+    assert difference.changed_keys({"a": before}, {"a": after}) == ["a"]
+    assert difference.changed_keys({"a": after}, {"a": before}) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (1, 1.0),
+        (0.0, -0.0),
+        ([1, True, None], [1.0, True, None]),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        (json.loads(json.dumps(DEEP)), DEEP),
+    ],
+    ids=["whole", "zero", "list", "order of keys", "deep"],
+)
+def test_what_json_has_one_value_for_is_equal(before, after):
+    assert difference.changed_keys({"a": before}, {"a": after}) == []
+
+
 def test_comparing_changes_nothing_of_what_is_compared():
     given = dataset()
     kept = copy.deepcopy(given)
