@@ -54,6 +54,10 @@ _WORDS = (
     *(N_("this network"), N_("private"), N_("carrier-grade NAT"), N_("loopback")),
     *(N_("link-local"), N_("reserved"), N_("documentation"), N_("benchmarking")),
     *(N_("multicast"), N_("unspecified"), N_("local-use NAT64"), N_("discard-only")),
+    N_(
+        "the name leads to an address that is not public; the portal's operator may allow it by"
+        " ckanext.webhooks.allowed_networks"
+    ),
     *(N_("segment routing"), N_("site-local"), N_("this machine's own")),
 )
 # With a figure in them, or with words that may be one of these or somebody else's. What
@@ -74,6 +78,10 @@ _SENTENCES = (
     N_("is not a URL: %(why)s"),
     N_("cloud metadata: %(cloud)s"),
     N_(
+        "%(address)s is not a public address (%(why)s), and the name leads to it; the portal's"
+        " operator may allow it by %(option)s"
+    ),
+    N_(
         "%(address)s is not a public address (%(why)s); the portal's operator may allow it by"
         " %(option)s"
     ),
@@ -82,6 +90,15 @@ _PATTERNS = tuple(
     (sentence, re.compile(re.sub(r"%\\\((\w+)\\\)s", r"(?P<\1>.+)", re.escape(sentence))))
     for sentence in _SENTENCES
 )
+
+
+# What a name led to is for sysadmins: a webhook would be a way to ask the portal's name server.
+_LED_TO = re.compile(r"\S+ is not a public address \([^)]*\), and the name leads to it")
+
+
+def for_owner(text: str) -> str:
+    """Leave out what the owner of a webhook is not to read: which address a name has."""
+    return _LED_TO.sub("the name leads to an address that is not public", text)
 
 
 def parts(text: str) -> tuple[str, dict[str, str]]:

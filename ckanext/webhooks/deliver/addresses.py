@@ -162,7 +162,8 @@ def check_ip(
     :param host: the name that it is an address of
     :param port: the one that is to be called
     :param is_own: it is one of this machine's: what listens on all of them is reached by it
-    :raises RefusedAddress: it is not public and not allowed
+    :raises RefusedAddress: it is not public and not allowed; the text says so with the
+        address, also where a name led to it: see ``phrases.for_owner``
     """
     address = ipaddress.ip_address(ip.split("%", 1)[0])
     allowed = read_allowed(tuple(allowed_networks))
@@ -170,9 +171,30 @@ def check_ip(
     if why is None and is_own and not _is_open(address, allowed, host, port):
         why = "this machine's own"
     if why is not None:
+        led = ", and the name leads to it" if _is_name_alone(host) else ""
         raise RefusedAddress(
-            f"{ip} is not a public address ({why}); the portal's operator may allow it by {OPTION}"
+            f"{ip} is not a public address ({why}){led};"
+            f" the portal's operator may allow it by {OPTION}"
         )
+
+
+def gives_away(ip: str, url: str) -> bool:
+    """Tell whether an address says more of the portal's own network than a URL did.
+
+    :param ip: that was connected to
+    :param url: that led to it
+    """
+    address = _as_ip(ip)
+    if address is not None and refusal(address) is None:
+        return False
+    return address is None or address != _as_ip(_canonical(_host_of(url)))
+
+
+def _host_of(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 def open_metadata(allowed: Allowed) -> list[str]:
@@ -277,7 +299,7 @@ def _check_host(host: str, port: int, allowed_networks: tuple[str, ...]) -> None
             raise RefusedAddress("must name a host, as in https://example.com/callback")
     elif "%" in name:
         raise RefusedAddress("must not have a percent sign in its host")
-    elif name == "localhost" or name.endswith(".localhost"):  # RFC 6761, section 6.3
+    elif _is_localhost(name):
         check_ip("127.0.0.1", allowed_networks, name, port)
     elif not _is_name(host, name):
         raise RefusedAddress("must name a host, as in https://example.com/callback")
@@ -300,6 +322,16 @@ def _is_name(host: str, name: str) -> bool:
         # It would be an IPv4 address, and is none (WHATWG URL, section 3.5).
         and not labels[-1].isdigit()
     )
+
+
+def _is_name_alone(host: str) -> bool:
+    """Tell whether a host does not say by itself which address it is."""
+    name = _canonical(host)
+    return bool(name) and not _is_localhost(name) and _as_ip(name) is None
+
+
+def _is_localhost(name: str) -> bool:
+    return name == "localhost" or name.endswith(".localhost")  # RFC 6761, section 6.3
 
 
 def _canonical(host: str) -> str:

@@ -79,7 +79,8 @@ def webhook_delivery_list(context: Any, data_dict: dict[str, Any]) -> dict[str, 
     ).all()
     connection.exec_driver_sql(f"SET LOCAL {_BITMAPS} TO DEFAULT")
     # There is one row at least: it says how far was looked.
-    deliveries = [_dictize(row) for row in found if row.id is not None]
+    shows_addresses = sight.shows_addresses(context)
+    deliveries = [_dictize(row, shows_addresses) for row in found if row.id is not None]
     cursor = found[0].oldest
     if len(deliveries) == data["limit"]:
         cursor = deliveries[-1]["id"]
@@ -152,20 +153,24 @@ def webhook_delivery_show(context: Any, data_dict: dict[str, Any]) -> dict[str, 
     :returns: what :func:`webhook_delivery_list` says of it; ``attempts``,
         each with number, sent_at, duration (seconds), of these resolve,
         connect, tls and wait (none where there was none: a connection may
-        have been kept), ``dialled``, http_status, error, and ``answer``, the
-        first 4 KiB; and ``request``: method, url, headers, body as text or
-        none, and ``body_note``, which says why there is none or less. Of the
-        headers, your own are masked, ``webhook-timestamp`` is that of the
-        last attempt, and ``webhook-signature`` is not kept
+        have been kept), ``dialled`` (an address that is not public, and to
+        which a name led, is shown to sysadmins alone, here as in the error),
+        http_status, error, and ``answer``, the first 4 KiB; and ``request``:
+        method, url, headers, body as text or none, and ``body_note``, which
+        says why there is none or less. Of the headers, your own are masked,
+        ``webhook-timestamp`` is that of the last attempt, and
+        ``webhook-signature`` is not kept
     :rtype: dictionary
     """
     delivery = find.delivery("webhook_delivery_show", context, data_dict)
     webhook = Webhook.get(delivery.webhook_id)
     body, note, shows_answers = _body(delivery, webhook)
-    tries = attempts.of(delivery.id)
+    tries, shows_addresses = attempts.of(delivery.id), sight.shows_addresses(context)
     return {
-        **_dictize(delivery),
-        "attempts": [attempts.dictized(row, webhook, shows_answers) for row in tries],
+        **_dictize(delivery, shows_addresses),
+        "attempts": [
+            attempts.dictized(row, webhook, shows_answers, shows_addresses) for row in tries
+        ],
         "request": {
             "method": "POST",
             "url": _url(delivery, webhook),
@@ -244,7 +249,7 @@ def _headers(delivery: Any, webhook: Any, tries: list[Any]) -> dict[str, str]:
     return headers
 
 
-def _dictize(row: Any) -> dict[str, Any]:
+def _dictize(row: Any, shows_addresses: bool) -> dict[str, Any]:
     return {
         "id": row.id,
         "webhook_id": row.webhook_id,
@@ -252,7 +257,7 @@ def _dictize(row: Any) -> dict[str, Any]:
         "topic": row.topic,
         "sequence": row.sequence,
         "status": row.status,
-        "reason": row.reason,
+        "reason": attempts.shown_reason(row.reason, shows_addresses),
         "tries": row.tries,
         "created_at": row.created_at.isoformat(),
         "next_try": moment(row.due_at) if row.status == Status.PENDING.value else None,

@@ -12,7 +12,7 @@ from ckan import model
 from .. import config, queue
 from ..model import Delivery, Webhook, ping_row, transaction
 from ..phrases import translated
-from . import attempts, find
+from . import attempts, find, sight
 
 # Seconds for a worker to take a ping up, beside those that the attempt may take.
 _TAKEN_WITHIN = 2.0
@@ -42,7 +42,12 @@ def webhook_ping(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
     found = attempts.of(delivery_id)
     if not found:
         raise tk.ValidationError({"id": [tk._("It was not sent: %s") % translated(ended.reason)]})
-    shown = attempts.dictized(found[-1], Webhook.get(data_dict["id"]), shows_answers=True)
+    shown = attempts.dictized(
+        found[-1],
+        Webhook.get(data_dict["id"]),
+        shows_answers=True,
+        shows_addresses=sight.shows_addresses(context),
+    )
     return {"delivery_id": delivery_id, **shown}
 
 

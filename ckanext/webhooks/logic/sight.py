@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ckan.plugins.toolkit as tk
+from ckan import model
 
 from .. import owners
 from ..owners import Since
@@ -30,3 +33,12 @@ def since_of(user_id: str) -> Since:
 def labels_if_known(user_id: str) -> OwnerLabels | None:
     """Do so, or give None where they cannot be read."""
     return owners.standing_now([user_id])[user_id].labels
+
+
+def shows_addresses(context: Any) -> bool:
+    """Tell whether the caller may read to which address a name led: sysadmins may.
+
+    To others a webhook would be a way to ask the portal's own name server.
+    """
+    caller = model.User.get(context["user"]) if context.get("user") else None
+    return caller is not None and bool(caller.sysadmin)

@@ -20,6 +20,7 @@ from ckan.lib import mailer
 
 from .. import config
 from ..model import transaction
+from ..phrases import for_owner
 from . import text
 from .incident import Incident, Mail, due
 
@@ -193,7 +194,7 @@ def _last_failure(webhook_id: str) -> str | None:
         row = connection.execute(_LAST_FAILURE, {"id": webhook_id}).first()
     if row is None:
         return None
-    return f"HTTP {row.http_status}" if row.error is None else str(row.error)
+    return f"HTTP {row.http_status}" if row.error is None else for_owner(row.error)
 
 
 # By the index for each: ended, held back, due. Of each some, since the last

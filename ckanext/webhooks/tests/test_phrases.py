@@ -22,6 +22,12 @@ def refused(url: str) -> str:
     return str(error.value)
 
 
+def led_to(ip: str) -> addresses.RefusedAddress:
+    with pytest.raises(addresses.RefusedAddress) as error:
+        addresses.check_ip(ip, (), "inner.example.com", 80)
+    return error.value
+
+
 def answered(status: int) -> str:
     return str(decide(Outcome(status=status), 9, (), 0.0, 0.0).reason)
 
@@ -53,6 +59,9 @@ def header() -> str:
         words.of(socket.gaierror(-2, "Name or service not known")),
         words.of(UnicodeError()),
         words.of(addresses.RefusedAddress(refused("http://10.0.0.1"))),
+        words.of(led_to("10.0.0.1")),
+        words.of(led_to("169.254.169.254")),
+        phrases.for_owner(words.of(led_to("10.0.0.1"))),
         header(),
         *map(
             refused,
@@ -78,6 +87,21 @@ def test_a_reason_is_one_of_the_sentences(text):
 
 def test_each_kind_of_address_that_is_refused_has_a_word():
     assert {why for _network, why in addresses._REFUSED} <= set(phrases._WORDS)
+
+
+@pytest.mark.parametrize("ip", ["10.0.0.1", "127.0.0.1", "169.254.169.254", "fe80::1%lo"])
+def test_the_owner_reads_of_a_name_that_it_is_refused_and_not_where_it_led(ip):
+    said = words.of(led_to(ip))
+    assert said.startswith(f"address refused: {ip} is not a public address (")
+    assert phrases.for_owner(said) == (
+        "address refused: the name leads to an address that is not public; the portal's operator"
+        " may allow it by ckanext.webhooks.allowed_networks"
+    )
+
+
+@pytest.mark.parametrize("url", ["http://10.0.0.1", "http://0x7f.1/", "http://localhost"])
+def test_what_a_url_says_by_itself_is_no_secret(url):
+    assert phrases.for_owner(refused(url)) == refused(url)
 
 
 def test_what_is_of_no_sentence_stays_as_it_is(monkeypatch):

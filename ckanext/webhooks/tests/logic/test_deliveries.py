@@ -10,6 +10,7 @@ from ckan.tests import factories
 from ckan.tests.helpers import call_action
 
 from ... import tasks
+from ...deliver.transport import resolving
 from ...dispatch import dispatch
 from ...logic import deliveries
 from ..callers import ADDRESS, call, create, execute, join, leave, stored
@@ -83,6 +84,10 @@ def shown(user, topic: str = "dataset/create"):
     """Show the newest delivery with a topic."""
     id_ = max(row.id for row in stored("webhooks_delivery") if row.topic == topic)
     return call(user, "webhook_delivery_show", id=id_)
+
+
+def newest() -> int:
+    return int(stored("webhooks_delivery")[-1].id)
 
 
 class TestList:
@@ -276,6 +281,38 @@ class TestShow:
         assert json.loads(answer["request"]["body"])["topic"] == "ping"
         assert "planted" not in json.dumps(answer)
         assert answer["attempts"][0]["answer"] == "404: ***"
+
+    def test_an_address_that_a_name_led_to_is_for_sysadmins(self, user, monkeypatch):
+        name = "inner.example.com"
+        monkeypatch.setattr(resolving, "_look_up", lambda _host: ["10.1.2.3"])
+        hook = create(user, address=f"http://{name}/", topic="dataset/create")
+        factories.Dataset()
+        tasks.work_once()
+        for action in ("webhook_delivery_list", "webhook_delivery_show"):
+            id_ = hook if action == "webhook_delivery_list" else newest()
+            said = json.dumps(call(user, action, id=id_))
+            assert "10.1.2.3" not in said and "(private)" not in said
+            assert "the name leads to an address that is not public" in said
+            said = json.dumps(call(factories.Sysadmin(), action, id=id_))
+            assert "10.1.2.3 is not a public address (private)" in said
+
+    @pytest.mark.parametrize(
+        ("dialled", "is_shown"),
+        [("192.0.43.8", True), ("10.1.2.3", False), ("10.9.8.7", True), ("\\", False)],
+    )
+    def test_where_a_name_led_is_shown_if_the_internet_knows_it(
+        self, user, hook, dialled, is_shown
+    ):
+        execute("UPDATE webhooks SET address = 'http://10.9.8.7/'")
+        (id_,) = write(hook)
+        end()
+        execute("UPDATE webhooks_attempt SET dialled = :ip", ip=dialled)
+        for reader, expected in (
+            (user, dialled if is_shown else None),
+            (factories.Sysadmin(), dialled),
+        ):
+            (attempt,) = call(reader, "webhook_delivery_show", id=id_)["attempts"]
+            assert attempt["dialled"] == expected
 
     @pytest.mark.parametrize("value", ["", None, "x", -1, 2**63, [1], {"a": 1}])
     def test_an_id_is_a_number(self, user, value):

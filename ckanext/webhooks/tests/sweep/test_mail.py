@@ -273,6 +273,16 @@ def test_an_owner_without_an_address_and_a_deleted_one_get_none(mailbox, logged)
     assert mailbox.mails == []
 
 
+def test_a_mail_says_of_a_name_that_it_is_refused_and_not_where_it_led(mailbox):
+    refusal = "10.1.2.3 is not a public address (private), and the name leads to it; the portal's"
+    failing(create(factories.User()), hours=1, status=None, error=f"address refused: {refusal} …")
+    sweep.tell_owners()
+    (mail,) = mailbox.mails
+    said = " ".join(mail.get_content().split())
+    assert "the name leads to an address that is not public" in said
+    assert "10.1.2.3" not in said and "private" not in said
+
+
 def test_mails_name_no_secret(mailbox):
     user = factories.User()
     hook = create(user, headers={"Authorization": "Bearer geheim"})
