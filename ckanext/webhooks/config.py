@@ -219,13 +219,14 @@ def key_option() -> str:
 
 
 def secret_keys() -> list[str]:
-    """Give the Fernet keys for secrets at rest: the first writes, all read."""
-    keys = _entries(tk.config["ckanext.webhooks.secret_keys"])
-    if keys:
-        return keys
+    """Give the Fernet keys for secrets at rest: the first writes, all read.
+
+    What was stored before there were own ones is read by the derived key.
+    """
     # CKAN 2.10 may have a beaker secret alone.
     site_secret = tk.config.get("SECRET_KEY") or tk.config.get("beaker.session.secret")
-    return [encryption.derived_key(str(site_secret))]
+    own = _entries(tk.config["ckanext.webhooks.secret_keys"])
+    return [*own, encryption.derived_key(str(site_secret))]
 
 
 def report_mistakes() -> None:

@@ -24,7 +24,10 @@ _NEW_SECRET_BYTES = 32
 
 
 class UnreadableSecret(Exception):
-    """A stored secret was written with a key that is not configured."""
+    """A stored secret was written with a key that is not configured.
+
+    That is the portal's fault and nobody else's, so the text says what its operator is to do.
+    """
 
 
 def derived_key(site_secret: str) -> str:
@@ -41,7 +44,7 @@ def encrypt(text: str, keys: Sequence[str]) -> str:
 
     :raises ValueError: a key is not 32 bytes in urlsafe base64
     """
-    return _fernet(keys).encrypt(text.encode()).decode()
+    return _fernet(tuple(keys)).encrypt(text.encode()).decode()
 
 
 def decrypt(token: str, keys: Sequence[str]) -> str:
@@ -50,13 +53,21 @@ def decrypt(token: str, keys: Sequence[str]) -> str:
     :raises UnreadableSecret: none fits
     """
     try:
-        return _fernet(keys).decrypt(token.encode()).decode()
+        return _fernet(tuple(keys)).decrypt(token.encode()).decode()
     except InvalidToken:
         raise UnreadableSecret(
-            "written with a key that is not among ckanext.webhooks.secret_keys: "
-            "add the old key at the end of that list "
-            "(without the option, the key comes from SECRET_KEY)"
+            "stored under a key that is neither among ckanext.webhooks.secret_keys nor comes from"
+            " SECRET_KEY: the portal's operator is to add the old key at the end of that option"
         ) from None
+
+
+def is_readable(token: str, keys: Sequence[str]) -> bool:
+    """Tell whether any of ``keys`` fits."""
+    try:
+        decrypt(token, keys)
+    except UnreadableSecret:
+        return False
+    return True
 
 
 # Three signatures' worth of time for each secret of a worker's webhooks. An entry is
@@ -102,5 +113,6 @@ def secret_bytes(secret: str) -> bytes:
     return key
 
 
-def _fernet(keys: Sequence[str]) -> MultiFernet:
+@lru_cache(maxsize=8)  # the portal's, and those of tests
+def _fernet(keys: tuple[str, ...]) -> MultiFernet:
     return MultiFernet([Fernet(key) for key in keys])

@@ -38,6 +38,10 @@ _WORDS = (
     N_("the address changed and is not verified yet"),
     N_("no worker took it in time"),
     N_("the portal could not send it and tries again; its administrators see why"),
+    N_(
+        "stored under a key that is neither among ckanext.webhooks.secret_keys nor comes from"
+        " SECRET_KEY: the portal's operator is to add the old key at the end of that option"
+    ),
     # of attempts
     N_("no answer"),
     N_("the name does not resolve: it is no name"),

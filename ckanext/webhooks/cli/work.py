@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 from collections import Counter
 from contextlib import nullcontext
-from typing import Any
 
 import click
 from ckan import model as ckan_model
@@ -166,11 +165,10 @@ def rekey(as_json: bool) -> None:
     require_tables()
     keys = config.secret_keys()
     unreadable = 0
-    hooks = ckan_model.Session.query(Webhook).order_by(Webhook.id).all()
-    for hook in progressing(hooks, "Webhooks"):
-        unreadable += not _rekey(hook, keys)
-    ckan_model.Session.commit()
-    written = len(hooks) - unreadable
+    ids = [row.id for row in ckan_model.Session.query(Webhook.id).order_by(Webhook.id)]
+    for webhook_id in progressing(ids, "Webhooks"):
+        unreadable += not _rekey(webhook_id, keys)
+    written = len(ids) - unreadable
     _say(
         as_json,
         f"{written} webhooks written with the first key",
@@ -184,17 +182,27 @@ def rekey(as_json: bool) -> None:
         )
 
 
-def _rekey(hook: Any, keys: list[str]) -> bool:
-    """Write one webhook's secrets anew; False where they cannot be read."""
-    try:
-        for name in ("secret", "previous_secret", "headers"):
-            token = getattr(hook, name)
+def _rekey(webhook_id: str, keys: list[str]) -> bool:
+    """Write one webhook's secrets anew; False where one of them cannot be read.
+
+    Its row is locked meanwhile: who gives it a new secret comes before or after.
+    """
+    hook = ckan_model.Session.get(Webhook, webhook_id, with_for_update=True, populate_existing=True)
+    errors = []
+    for name in _ENCRYPTED if hook is not None else ():
+        token = getattr(hook, name)
+        try:
             if token is not None:
                 setattr(hook, name, encryption.reencrypt(token, keys))
-    except encryption.UnreadableSecret as error:
-        click.secho(f"{hook.id}: {error}", fg="red", err=True)
-        return False
-    return True
+        except encryption.UnreadableSecret as error:
+            errors.append(error)
+    ckan_model.Session.commit()
+    if errors:
+        click.secho(f"{webhook_id}: {errors[0]}", fg="red", err=True)
+    return not errors
+
+
+_ENCRYPTED = ("secret", "previous_secret", "headers")
 
 
 COMMANDS = (worker, deliver, snapshot, reconcile, prune, diagnose, rekey)

@@ -41,15 +41,21 @@ def check_options() -> Iterator[Finding]:
 
 def check_secrets() -> Iterator[Finding]:
     """Keys that are not the web process's read nothing that it stores."""
-    why = Webhook.unreadable()
-    if why is None:
-        yield Finding(Level.GOOD, "secrets: the newest one can be read")
-    else:
+    try:
+        unreadable = Webhook.all_unreadable()
+    except ValueError:  # no key can be used, which the options' check says
+        yield Finding(Level.WRONG, "secrets: none can be read", f"correct {config.key_option()}")
+        return
+    if unreadable:
         yield Finding(
             Level.WRONG,
-            f"secrets: the newest one cannot be read: {why}",
-            f"give web processes and workers the same {config.key_option()}",
+            f"secrets: those of {len(unreadable)} webhooks cannot be read, of {unreadable[0]} for"
+            " example; nothing is sent to their endpoints",
+            f"give web processes and workers the same {config.key_option()}; where that was"
+            " changed, add the old key at the end of ckanext.webhooks.secret_keys",
         )
+    else:
+        yield Finding(Level.GOOD, "secrets: all can be read")
 
 
 def check_engine() -> Iterator[Finding]:

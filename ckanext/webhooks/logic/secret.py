@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from ckan import model
 
 from .. import config, encryption
+from ..phrases import translated
 from . import find, schema
 from .saving import commit
 
@@ -47,7 +48,9 @@ def webhook_secret_rotate(context: Any, data_dict: dict[str, Any]) -> dict[str, 
     """
     webhook = find.webhook("webhook_secret_rotate", context, data_dict)
     data = schema.validate(data_dict, schema.webhook_secret_rotate(), context)
-    if _is_readable(webhook.secret):
+    # `rekey` may be at it: what it writes is what becomes the previous one.
+    model.Session.refresh(webhook, with_for_update=True)
+    if encryption.is_readable(webhook.secret, config.secret_keys()):
         webhook.previous_secret = webhook.secret
         webhook.previous_secret_until = sa.text(
             f"clock_timestamp() + interval '{_OLD_SECRET_SIGNS_FOR}'"
@@ -64,20 +67,12 @@ def _secrets(webhook: Any) -> dict[str, Any]:
     try:
         secrets = {"secret": webhook.signing_secret()}
     except encryption.UnreadableSecret as error:
+        why = translated(str(error))
         raise tk.ValidationError(
-            {"id": [tk._("The secret cannot be read, and may be rotated: %s") % error]}
+            {"id": [tk._("The secret cannot be read, and may be rotated: %s") % why]}
         ) from None
-    if webhook.previous_secret is not None and _is_readable(webhook.previous_secret):
-        secrets["previous_secret"] = encryption.decrypt(
-            webhook.previous_secret, config.secret_keys()
-        )
+    previous, keys = webhook.previous_secret, config.secret_keys()
+    if previous is not None and encryption.is_readable(previous, keys):
+        secrets["previous_secret"] = encryption.decrypt(previous, keys)
         secrets["previous_secret_until"] = webhook.previous_secret_until.isoformat()
     return secrets
-
-
-def _is_readable(token: str) -> bool:
-    try:
-        encryption.decrypt(token, config.secret_keys())
-    except encryption.UnreadableSecret:
-        return False
-    return True

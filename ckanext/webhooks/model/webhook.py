@@ -170,6 +170,17 @@ class Webhook(Base):
             return str(error)
         return None
 
+    @classmethod
+    def all_unreadable(cls) -> list[str]:
+        """Name the webhooks of which something that is stored encrypted cannot be read here."""
+        columns = (cls.id, cls.secret, cls.previous_secret, cls.headers)
+        keys = config.secret_keys()
+        return [
+            id_
+            for id_, *tokens in model.Session.query(*columns).order_by(cls.id)
+            if not all(encryption.is_readable(token, keys) for token in tokens if token)
+        ]
+
     def header_names(self) -> list[str] | None:
         """Name the custom headers; None where they cannot be read."""
         try:

@@ -69,12 +69,18 @@ def test_what_is_set_is_read():
     assert config.retry_schedule() == [0.0, 1.5]
     assert config.broker_url() == "redis://elsewhere/3"
     assert config.exclude_types() == frozenset()
-    assert config.secret_keys() == KEYS
+    assert config.secret_keys()[:-1] == KEYS
 
 
 @pytest.mark.ckan_config("SECRET_KEY", "the site's")
 def test_without_keys_there_is_one_of_the_site():
     assert config.secret_keys() == [encryption.derived_key("the site's")]
+
+
+@pytest.mark.ckan_config("SECRET_KEY", "the site's")
+@pytest.mark.ckan_config("ckanext.webhooks.secret_keys", KEYS)
+def test_the_key_of_the_site_goes_on_reading_behind_own_ones():
+    assert config.secret_keys() == [*KEYS, encryption.derived_key("the site's")]
 
 
 @pytest.mark.ckan_config("SECRET_KEY", "")
@@ -187,7 +193,7 @@ def test_spaces_and_commas_divide_what_is_listed(value, caplog, ckan_config, mon
     assert reported(caplog) == []
     assert config.retry_schedule() == [0, 5, 300]
     assert config.exclude_types() == {"harvest", "showcase"}
-    assert config.secret_keys() == KEYS
+    assert config.secret_keys()[:-1] == KEYS
     assert config.allowed_networks() == ["10.0.0.0/8", "solr:80"]
 
 

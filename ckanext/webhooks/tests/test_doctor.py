@@ -17,7 +17,7 @@ from ..cli import webhooks
 from ..doctor import Level, findings, installed, running
 from ..model import Kind
 from .aside import put_aside
-from .callers import create, execute
+from .callers import create, execute, stored
 from .logic.test_stats import write
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
@@ -91,6 +91,7 @@ def test_a_key_that_is_not_the_one_that_secrets_are_stored_with_is_named(
     monkeypatch.setitem(tk.config, option, value)
     assert of("secrets").level is Level.WRONG
     assert option in of("secrets").advice
+    assert "1 webhooks" in of("secrets").what and stored()[0].id in of("secrets").what
     assert value not in of("secrets").what
 
 

@@ -14,7 +14,8 @@ from cryptography.fernet import Fernet
 
 from ... import encryption, tasks
 from ...cli import webhooks
-from ...model import missing_tables
+from ...logic import schema
+from ...model import missing_tables, transaction
 from ..callers import call, create, execute, stored
 from ..receiver import Receiver
 
@@ -74,6 +75,67 @@ def test_rekey_names_what_it_cannot_read_and_writes_the_rest(run):
     assert "1 webhooks are written with a key that is not listed" in result.stderr
     assert "Traceback" not in result.stderr
     assert [row for row in stored() if row.id == unreadable] == [before]
+
+
+def test_from_the_derived_key_to_own_ones_nothing_becomes_unreadable(run):
+    user, new = factories.User(), Fernet.generate_key().decode()
+    hook = create(user, secret=SECRET, headers={"X-A": "b"})
+    with changed_config(OPTION, [new]):
+        assert call(user, "webhook_secret_show", id=hook)["secret"] == SECRET
+        assert run("rekey").exit_code == 0
+    (row,) = stored()
+    for token in (row.secret, row.headers):
+        assert encryption.is_readable(token, [new])
+
+
+def test_rekey_undoes_no_rotation_that_comes_in_between(run, monkeypatch):
+    """Each webhook is read and written under the lock of its row, one after the other."""
+    old, new = (Fernet.generate_key().decode() for _ in range(2))
+    user = factories.User()
+    with changed_config(OPTION, [old]):
+        hooks = sorted(create(user) for _ in range(2))
+    rotated = encryption.new_secret()
+    is_locked = []
+    reencrypt = encryption.reencrypt
+
+    def meanwhile(token: str, keys: list[str]) -> str:
+        with transaction() as other:
+            row = sa.text("SELECT FROM webhooks WHERE id = :id FOR UPDATE SKIP LOCKED")
+            is_locked.append([other.execute(row, {"id": id_}).first() is None for id_ in hooks])
+            if len(is_locked) == 1:
+                other.execute(
+                    sa.text("UPDATE webhooks SET secret = :secret WHERE id = :id"),
+                    {"id": hooks[1], "secret": encryption.encrypt(rotated, [new])},
+                )
+        return reencrypt(token, keys)
+
+    monkeypatch.setattr(encryption, "reencrypt", meanwhile)
+    with changed_config(OPTION, [new, old]):
+        assert run("rekey").exit_code == 0
+        assert call(user, "webhook_secret_show", id=hooks[1])["secret"] == rotated
+    assert is_locked == [[True, False], [False, True]]
+
+
+def test_a_rotation_keeps_what_rekey_wrote_meanwhile(monkeypatch):
+    old, new = (Fernet.generate_key().decode() for _ in range(2))
+    user = factories.User()
+    with changed_config(OPTION, [old]):
+        hook = create(user, secret=SECRET)
+    rules = schema.webhook_secret_rotate
+
+    def meanwhile():
+        with transaction() as other:
+            other.execute(
+                sa.text("UPDATE webhooks SET secret = :secret"),
+                {"secret": encryption.encrypt(SECRET, [new])},
+            )
+        return rules()
+
+    with changed_config(OPTION, [new, old]):
+        monkeypatch.setattr(schema, "webhook_secret_rotate", meanwhile)
+        call(user, "webhook_secret_rotate", id=hook)
+    with changed_config(OPTION, [new]):
+        assert call(user, "webhook_secret_show", id=hook)["previous_secret"] == SECRET
 
 
 def test_what_goes_on_for_ever_has_no_document(refused):
