@@ -25,6 +25,11 @@ from .output import (
 _SUCCESS = range(200, 300)
 
 
+yes_option = click.option(
+    "--yes", is_flag=True, help="Send them without asking, on a terminal, too."
+)
+
+
 @click.command()
 @webhook_argument
 @json_option
@@ -94,24 +99,48 @@ def redeliver(delivery_id: int, as_json: bool) -> None:
 @click.option("--since", metavar="TIME", help="From this time on, as 2026-11-24T18:27:56Z.")
 @click.option("--until", metavar="TIME", help="Before this time.")
 @click.option("--failed-only", is_flag=True, help="Only what it was not told in the end.")
+@click.option("--dry-run", is_flag=True, help="Only say how many deliveries that would be.")
+@yes_option
 @json_option
-def replay(webhook_id: str, as_json: bool, **wanted: Any) -> None:
-    """Tell a webhook again what happened since a time, or what it missed."""
-    count = tell_again(webhook_id, **wanted)
+def replay(webhook_id: str, dry_run: bool, yes: bool, as_json: bool, **wanted: Any) -> None:
+    """Tell a webhook again what happened since a time, or what it missed.
+
+    On a terminal it says first how many deliveries that would be, and asks.
+    """
+    if dry_run:
+        count, said = _replayed(webhook_id, dry_run=True, **wanted), "would be sent"
+    else:
+        told, said = tell_again(webhook_id, yes, **wanted), "are to be sent"
+        if told is None:
+            raise click.Abort
+        count = told
     if as_json:
         write_json({"deliveries": count})
     else:
-        click.echo(f"{count} deliveries are to be sent")
+        click.echo(f"{count} deliveries {said}")
 
 
-def tell_again(webhook_id: str, **wanted: Any) -> int:
-    """Replay page by page, and give how many deliveries are to be sent."""
+def tell_again(webhook_id: str, yes: bool, **wanted: Any) -> int | None:
+    """Replay page by page, and give how many deliveries are to be sent.
+
+    :param yes: do not ask before it, where there is somebody at a terminal to ask
+    :returns: None where the answer was no
+    """
+    if not yes and click.get_text_stream("stdin").isatty():
+        count = _replayed(webhook_id, dry_run=True, **wanted)
+        if not click.confirm(f"{count} deliveries would be sent. Send them?", err=True):
+            return None
+    return _replayed(webhook_id, **wanted)
+
+
+def _replayed(webhook_id: str, **wanted: Any) -> int:
     count = 0
 
     def said(_told: int | None) -> str:
         return f"{count} deliveries"
 
-    for told in progressing(_pages(webhook_id, wanted), "Replaying", said=said):
+    label = "Counting" if wanted.get("dry_run") else "Replaying"
+    for told in progressing(_pages(webhook_id, wanted), label, said=said):
         count += told
     return count
 

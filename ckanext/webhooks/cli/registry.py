@@ -11,7 +11,7 @@ from .. import topics
 from ..model import Format, WebhookState
 from .calling import call
 from .completion import webhook_argument
-from .deliveries import tell_again
+from .deliveries import tell_again, yes_option
 from .output import json_option, moment, write_facts, write_json, write_table
 
 topic_choice = click.Choice([*topics.TOPICS, *topics.PATTERNS])
@@ -108,12 +108,16 @@ def create(
 @click.command()
 @webhook_argument
 @click.option("--replay", is_flag=True, help="Tell it what it missed meanwhile.")
+@yes_option
 @json_option
-def enable(webhook_id: str, replay: bool, as_json: bool) -> None:
-    """Tell a webhook again, which was disabled, and trust its endpoint anew."""
+def enable(webhook_id: str, replay: bool, yes: bool, as_json: bool) -> None:
+    """Tell a webhook again, which was disabled, and trust its endpoint anew.
+
+    With --replay it says on a terminal how many deliveries that would be, and asks.
+    """
     enabled = call("webhook_patch", id=webhook_id, state=WebhookState.ACTIVE.value)
     missed_since = enabled["health"]["missed_since"]
-    count = tell_again(webhook_id) if replay and missed_since else None
+    count = tell_again(webhook_id, yes) if replay and missed_since else None
     if as_json:
         write_json({**call("webhook_show", id=webhook_id), "deliveries": count})
         return

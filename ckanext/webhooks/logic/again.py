@@ -65,12 +65,15 @@ def webhook_replay(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
     :param failed_only: only what failed, or was cancelled while nothing else
         says it, and was not told since (default false)
     :type failed_only: bool
+    :param dry_run: only count: nothing is told, and nothing is changed (default
+        false)
+    :type dry_run: bool
     :param cursor: where to go on (optional)
     :type cursor: int
 
-    :returns: ``deliveries``: how many are to be sent now; and ``cursor``:
-        there may be more, call again with it and all else as before; none
-        where that was all
+    :returns: ``deliveries``: how many are to be sent now, or would be; and
+        ``cursor``: there may be more, call again with it and all else as
+        before; none where that was all
     :rtype: dictionary
     """
     webhook = find.webhook("webhook_replay", context, data_dict)
@@ -82,6 +85,8 @@ def webhook_replay(context: Any, data_dict: dict[str, Any]) -> dict[str, Any]:
         why = tk._("Missing value: the webhook missed nothing by itself, so say since when")
         raise tk.ValidationError({"since": [why]})
     deliveries, cursor = _replay(context, webhook, {**data, "since": since})
+    if data["dry_run"]:
+        return {"deliveries": deliveries, "cursor": cursor}
     is_whole = cursor is None and not data["failed_only"] and data.get("until") is None
     if is_whole:
         model.Session.execute(_MISSED_NOTHING, {"id": webhook.id, "since": since})
@@ -103,13 +108,22 @@ def _replay(context: Any, webhook: Any, data: dict[str, Any]) -> tuple[int, int 
     count = 0
     for first in range(0, len(page.found), replay.AT_ONCE):
         some = page.found[first : first + replay.AT_ONCE]
-        told = _tell(webhook_id, some, data["failed_only"])
+        told = (_count if data["dry_run"] else _tell)(webhook_id, some, data["failed_only"])
         if told is None:
             model.Session.rollback()
             raise tk.ValidationError({"id": [_not_active(Webhook.get(webhook_id))]})
         count += told
-        commit(context)
+        if not data["dry_run"]:
+            commit(context)
     return count, page.cursor
+
+
+def _count(webhook_id: str, some: list[Any], failed_only: bool) -> int | None:
+    """Count what would be told: by telling it and taking that back, so that no rule differs."""
+    with model.Session.connection().begin_nested() as taken_back:
+        told = _tell(webhook_id, some, failed_only)
+        taken_back.rollback()
+    return told
 
 
 def _tell(webhook_id: str, some: list[Any], failed_only: bool) -> int | None:

@@ -212,6 +212,7 @@ def webhook_replay(
         "since": [ignore_empty, webhooks_moment],
         "until": [ignore_empty, webhooks_moment],
         "failed_only": [default(False), webhooks_flag],
+        "dry_run": [default(False), webhooks_flag],
         "cursor": [ignore_empty, natural_number_validator, webhooks_at_most(MAX_OFFSET)],
     }
 

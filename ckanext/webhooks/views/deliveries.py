@@ -59,26 +59,29 @@ def ping(id_: str) -> Any:
 
 
 def replay(id_: str) -> Any:
-    """Tell again what happened since a time; a long replay is continued by the form."""
+    """Tell again what happened since a time, once it was said how much that is.
+
+    A long replay is continued by the form.
+    """
     webhook = show("webhook_show", id=id_)
-    given = {name: flask.request.form.get(name, "").strip() for name in ("since", "cursor")}
-    is_failed_only = "failed_only" in flask.request.form
-    data, count, errors = {**_given(given), "failed_only": is_failed_only}, 0, {}
     if flask.request.method == "GET":
-        return _replay_form(webhook, {"since": webhook["health"]["missed_since"]}, {}, None)
-    until = time.monotonic() + _REPLAYS_FOR
+        return _replay_form(webhook, {"since": webhook["health"]["missed_since"]}, {})
+    given = {name: flask.request.form.get(name, "").strip() for name in ("since", "cursor")}
+    wanted = {**given, "failed_only": "failed_only" in flask.request.form}
+    # What is asked for may have been changed after it was counted.
+    is_counted = flask.request.form.get("counted") == _asked(wanted)
+    if not is_counted:
+        wanted["cursor"] = ""
     try:
-        while True:
-            told = call("webhook_replay", id=id_, **data)
-            count += told["deliveries"]
-            data["cursor"] = told["cursor"]
-            if told["cursor"] is None or time.monotonic() > until:
-                break
+        count, cursor = _replay(id_, {**_given(wanted), "dry_run": not is_counted})
     except tk.ValidationError as error:
-        errors = error.error_dict
-    if errors or data["cursor"] is not None:
-        wanted = {**given, "failed_only": is_failed_only, "cursor": data.get("cursor")}
-        return _replay_form(webhook, wanted, errors, None if errors else count)
+        return _replay_form(webhook, wanted, error.error_dict)
+    if not is_counted:
+        counted = {"counted": _asked(wanted), "would_be": count, "is_more": cursor is not None}
+        return _replay_form(webhook, {**wanted, **counted}, {})
+    if cursor is not None:
+        goes_on = {"counted": _asked(wanted), "cursor": cursor, "told": count}
+        return _replay_form(webhook, {**wanted, **goes_on}, {})
     tk.h.flash_success(
         tk.ungettext(
             "{count} delivery is to be sent again", "{count} deliveries are to be sent again", count
@@ -87,10 +90,24 @@ def replay(id_: str) -> Any:
     return tk.redirect_to("webhooks.read", id_=id_)
 
 
-def _replay_form(webhook: Any, wanted: Any, errors: Any, count: int | None) -> Any:
+def _replay(id_: str, data: dict[str, Any]) -> tuple[int, int | None]:
+    """Replay for some seconds; give how many deliveries that makes, and where to go on."""
+    count, until = 0, time.monotonic() + _REPLAYS_FOR
+    while True:
+        told = call("webhook_replay", id=id_, **data)
+        count += told["deliveries"]
+        data["cursor"] = told["cursor"]
+        if told["cursor"] is None or time.monotonic() > until:
+            return count, told["cursor"]
+
+
+def _asked(wanted: dict[str, Any]) -> str:
+    return f"{wanted['since']} {wanted['failed_only']}"
+
+
+def _replay_form(webhook: Any, wanted: Any, errors: Any) -> Any:
     return tk.render(
-        "webhooks/replay.html",
-        {"webhook": webhook, "wanted": wanted, "errors": errors, "count": count},
+        "webhooks/replay.html", {"webhook": webhook, "wanted": wanted, "errors": errors}
     )
 
 
@@ -129,7 +146,7 @@ def redeliver(number: int) -> Any:
     return tk.redirect_to("webhooks.delivery", number=again or number)
 
 
-def _given(texts: dict[str, str]) -> dict[str, Any]:
+def _given(texts: dict[str, Any]) -> dict[str, Any]:
     return {name: text for name, text in texts.items() if text}
 
 

@@ -82,7 +82,7 @@ WITH moment AS (
 INSERT INTO webhooks_attempt (delivery_id, number, sent_at, duration, resolve, connect, tls, wait,
     dialled, http_status, answer)
 SELECT id, 1, created_at, extract(epoch FROM ended_at - created_at), 0.004, 0.011, 0.023, 0.04,
-    '192.0.2.7', CASE status WHEN 'failed' THEN 503 ELSE 200 END, '{"ok": true}'
+    '192.0.43.8', CASE status WHEN 'failed' THEN 503 ELSE 200 END, '{"ok": true}'
 FROM delivery
 """
 COUNT = 9_000
@@ -100,7 +100,7 @@ WITH delivery AS (
 INSERT INTO webhooks_attempt (delivery_id, number, sent_at, duration, resolve, connect, tls, wait,
     dialled, http_status, error, answer)
 SELECT id, number, clock_timestamp() - CAST(ago AS interval), duration, resolve, connect, tls, wait,
-    '192.0.2.7', http_status, error, answer
+    '192.0.43.8', http_status, error, answer
 FROM delivery CROSS JOIN (VALUES
     (1, '5 min 6 s', 10.0, 0.004, 0.011, 0.023, 9.962, NULL,
         'no complete answer within 10 s', NULL),
@@ -228,7 +228,7 @@ RETURNED = """
 UPDATE webhooks SET address = :address WHERE id = :id;
 UPDATE webhooks SET state = 'active';
 UPDATE webhooks_delivery SET address = :address WHERE webhook_id = :id;
-UPDATE webhooks_attempt SET dialled = '192.0.2.7', resolve = 0.004, connect = 0.011, tls = 0.023,
+UPDATE webhooks_attempt SET dialled = '192.0.43.8', resolve = 0.004, connect = 0.011, tls = 0.023,
     wait = 0.048, duration = 0.087
 WHERE delivery_id IN (
     SELECT id FROM webhooks_delivery WHERE webhook_id = :id AND event_id NOT LIKE 'past-%');

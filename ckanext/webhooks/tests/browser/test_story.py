@@ -95,6 +95,8 @@ def all_is_told_again(me: Browser, receiver: Receiver, webhook: str, dataset: di
     me.submit("a[href$='/replay']")
     me.type("#field-since", "2020-01-01T00:00:00Z")
     me.submit("form[method=post] .form-actions button.btn-primary")
+    assert "would be sent again" in me.text
+    me.submit("form[method=post] .form-actions button.btn-primary")
     assert "to be sent again" in me.text
     receiver.wait(before + 1)
     again = [request.json for request in receiver.settle()[before:]]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import click
 import pytest
 from click.testing import Result
 
@@ -49,3 +51,23 @@ def refused(run: Callable[..., Result]) -> Callable[..., str]:
         return result.stderr
 
     return said
+
+
+@pytest.fixture
+def at_a_terminal(cli: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Have somebody sit at a terminal, who gives an answer to what is asked."""
+
+    def answering(answer: str) -> None:
+        asked = click.get_text_stream
+
+        class Terminal:
+            def isatty(self) -> bool:
+                return True
+
+        def stream(name: Any, *args: Any, **kwargs: Any) -> Any:
+            return Terminal() if name == "stdin" else asked(name, *args, **kwargs)
+
+        monkeypatch.setattr(click, "get_text_stream", stream)
+        monkeypatch.setattr(cli, "invoke", functools.partial(cli.invoke, input=f"{answer}\n"))
+
+    return answering

@@ -140,6 +140,31 @@ class TestReplay:
         assert (result.exit_code, result.stdout) == (0, "5 deliveries are to be sent\n")
         assert run_json("replay", hook, "--since", "2020-01-01") == {"deliveries": 0}
 
+    def test_how_many_it_would_be_is_said_without_a_replay(self, run, run_json, hook):
+        tell(hook, 3)
+        before = stored("webhooks_delivery")
+        result = run("replay", hook, "--since", "2020-01-01", "--dry-run")
+        assert (result.exit_code, result.stdout) == (0, "3 deliveries would be sent\n")
+        dry = run_json("replay", hook, "--since", "2020-01-01", "--dry-run")
+        assert dry == {"deliveries": 3}
+        assert stored("webhooks_delivery") == before
+
+    @pytest.mark.parametrize(
+        ("words", "answer", "is_asked", "is_sent"),
+        [([], "y", True, True), ([], "n", True, False), (["--yes"], "", False, True)],
+        ids=["yes", "no", "not asked"],
+    )
+    def test_at_a_terminal_it_says_how_many_and_asks(
+        self, run, hook, at_a_terminal, words, answer, is_asked, is_sent
+    ):
+        tell(hook, 3)
+        at_a_terminal(answer)
+        result = run("replay", hook, "--since", "2020-01-01", *words)
+        assert ("3 deliveries would be sent. Send them?" in result.stderr) == is_asked
+        assert result.exit_code == (0 if is_sent else 1)
+        assert ("3 deliveries are to be sent" in result.stdout) == is_sent
+        assert len(stored("webhooks_delivery")) == (6 if is_sent else 3)
+
     def test_only_what_failed(self, run_json, hook, receiver):
         tell(hook)
         receiver.respond = lambda request: (410, {}, b"gone")

@@ -170,6 +170,20 @@ class TestEnableAndDisable:
         assert shown["health"]["missed_since"] is None
         assert run_json("enable", hook, "--replay") == {**shown, "deliveries": None}
 
+    @pytest.mark.parametrize(("answer", "is_sent"), [("y", True), ("n", False)])
+    def test_at_a_terminal_it_says_how_many_and_asks(
+        self, run, hook, at_a_terminal, answer, is_sent
+    ):
+        run("disable", hook)
+        factories.Dataset()
+        run("deliver")
+        at_a_terminal(answer)
+        result = run("enable", hook, "--replay")
+        assert "1 deliveries would be sent. Send them?" in result.stderr
+        assert result.exit_code == 0 and result.stdout.startswith("active\n")
+        assert (f"ckan webhooks replay {hook}" in result.stdout) == (not is_sent)
+        assert len(stored("webhooks_delivery")) == is_sent
+
     def test_for_programs(self, run_json, user, hook):
         assert run_json("disable", hook)["state"] == "disabled"
         enabled = run_json("enable", hook, "--replay")

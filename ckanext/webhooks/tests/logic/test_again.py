@@ -315,6 +315,29 @@ class TestReplay:
         assert replayed(user, hook, failed_only=True) == 0, "it was told"
         assert replayed(user, hook, failed_only=True, since="2999-01-01") == 0
 
+    def test_a_dry_run_counts_what_a_replay_would_tell_and_changes_nothing(self, user, monkeypatch):
+        monkeypatch.setattr(replay, "MOST", 2)
+        monkeypatch.setattr(replay, "AT_ONCE", 1)
+        hook = create(user, topic="dataset/create", filters={"tag": ["wet"]})
+        for tags in ([{"name": "wet"}], [], [{"name": "wet"}], [{"name": "wet"}]):
+            factories.Dataset(tags=tags, resources=[{"url": "http://example.com/a"}])
+        tell()
+        end("failed")
+        execute("UPDATE webhooks SET missed_since = clock_timestamp()")
+        before = stored(), stored("webhooks_delivery")
+        for asked in ({"since": LONG_AGO}, {"failed_only": True}):
+            counted = replayed(user, hook, dry_run=True, **asked)
+            assert (stored(), stored("webhooks_delivery")) == before
+            assert counted == 3
+        assert replayed(user, hook, failed_only=True) == 3
+        assert replayed(user, hook, failed_only=True, dry_run=True) == 0, "it waits already"
+
+    def test_a_dry_run_of_what_cannot_be_is_refused_as_well(self, user):
+        hook = create(user)
+        call(user, "webhook_patch", id=hook, state="disabled")
+        said = refusal(user, "webhook_replay", id=hook, since=LONG_AGO, dry_run=True)
+        assert "disabled" in str(said)
+
     def test_what_fails_again_can_be_told_again(self, user):
         hook = create(user, topic="dataset/create")
         factories.Dataset()
@@ -352,6 +375,7 @@ class TestReplay:
             ("since", "yesterday"),
             ("until", 5),
             ("failed_only", "maybe"),
+            ("dry_run", "maybe"),
             ("cursor", -1),
             ("topic", "*"),
         ],

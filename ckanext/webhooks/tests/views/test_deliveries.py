@@ -108,11 +108,11 @@ class TestDelivery:
         factories.Dataset(name="air", title=HOSTILE)
         tell()
         end(answer=HOSTILE)
-        execute("UPDATE webhooks_attempt SET connect = 0.05, wait = 0.1, dialled = '192.0.2.7'")
+        execute("UPDATE webhooks_attempt SET connect = 0.05, wait = 0.1, dialled = '192.0.43.8'")
         number = newest()
         page = owner.get(f"/webhook/delivery/{number}").body
         assert "<script>alert" not in page and "&lt;script&gt;" in page
-        assert "250 ms" in page and "connect 50 ms" in page and "192.0.2.7" in page
+        assert "250 ms" in page and "connect 50 ms" in page and "192.0.43.8" in page
         assert "X-Key" in page and "the-value" not in page and "***" in page
 
     def test_its_body_is_a_file_of_the_bytes_that_are_sent(self, owner, user):
@@ -172,14 +172,34 @@ class TestDelivery:
         assert "still to be sent" in page
 
 
+def counted_in(page: str) -> str:
+    (counted,) = re.findall('name="counted" value="([^"]+)"', page)
+    return counted
+
+
 class TestReplay:
     def test_what_happened_is_told_again(self, owner, user, hook):
         factories.Dataset()
         tell()
         end()
-        page = owner.submit(f"/webhook/{hook}/replay", since="2020-01-01T00:00").body
+        counted = owner.post(f"/webhook/{hook}/replay", 200, since="2020-01-01T00:00").body
+        assert "1 delivery would be sent again." in counted
+        assert [row.status for row in stored("webhooks_delivery")] == ["delivered"]
+        page = owner.submit(
+            f"/webhook/{hook}/replay", since="2020-01-01T00:00", counted=counted_in(counted)
+        ).body
         assert "1 delivery is to be sent again" in page
         assert [row.status for row in stored("webhooks_delivery")] == ["delivered", "pending"]
+
+    def test_what_is_asked_for_after_it_was_counted_is_counted_anew(self, owner, hook):
+        factories.Dataset()
+        tell()
+        end()
+        path = f"/webhook/{hook}/replay"
+        counted = counted_in(owner.post(path, 200, since="2999-01-01").body)
+        page = owner.post(path, 200, since="2020-01-01", counted=counted).body
+        assert "1 delivery would be sent again." in page
+        assert [row.status for row in stored("webhooks_delivery")] == ["delivered"]
 
     def test_a_long_one_goes_on_when_it_is_asked_to(self, owner, hook, monkeypatch):
         monkeypatch.setattr(replay, "MOST", 1)
@@ -189,10 +209,13 @@ class TestReplay:
         end()
         monkeypatch.setattr(pages, "_REPLAYS_FOR", -1.0)
         page = owner.post(f"/webhook/{hook}/replay", 200, since="2020-01-01").body
+        assert "At least 1 delivery would be sent again." in page
+        asked = {"since": "2020-01-01", "counted": counted_in(page)}
+        page = owner.post(f"/webhook/{hook}/replay", 200, **asked).body
         assert "1 delivery is to be sent again so far" in page and "Go on" in page
         (cursor,) = re.findall('name="cursor" value="([0-9]+)"', page)
         monkeypatch.setattr(pages, "_REPLAYS_FOR", 60.0)
-        page = owner.submit(f"/webhook/{hook}/replay", since="2020-01-01", cursor=cursor).body
+        page = owner.submit(f"/webhook/{hook}/replay", cursor=cursor, **asked).body
         assert "2 deliveries are to be sent again" in page
 
     @pytest.mark.parametrize("since", ["soon", "", "2026-13-01"])
