@@ -10,7 +10,7 @@ import click
 from ckan import model as ckan_model
 
 from .. import capture, config, doctor, encryption, sweep, tasks
-from ..model import Event, Webhook
+from ..model import Event, Webhook, epoch, transaction
 from .calling import require_tables
 from .output import coloured, json_option, progressing, write_json
 
@@ -205,7 +205,21 @@ def _rekey(webhook_id: str, keys: list[str]) -> bool:
 _ENCRYPTED = ("secret", "previous_secret", "headers")
 
 
-COMMANDS = (worker, deliver, snapshot, reconcile, prune, diagnose, rekey)
+@click.command()
+@json_option
+def restored(as_json: bool) -> None:
+    """Say that the database was restored from a back-up, before workers start.
+
+    The numbers of events that were given after the back-up would be given again: a new epoch
+    begins, so that they are not. Who has a cursor from after the back-up is told to begin anew.
+    """
+    require_tables()
+    with transaction() as connection:
+        number = epoch.begin(connection)
+    _say(as_json, f"epoch {number} has begun", epoch=number)
+
+
+COMMANDS = (worker, deliver, snapshot, reconcile, prune, diagnose, rekey, restored)
 
 
 def _say(as_json: bool, text: str, **facts: int) -> None:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from .. import difference, wellformed
-from ..model import Format
+from ..model import Format, epoch
 from ..topics import PING
 from ..version import __version__
 from ..visibility import Sending
@@ -196,7 +196,8 @@ def _resource_text(resource: dict[str, Any], dataset_id: str) -> str:
 
 
 def _about(facts: Facts) -> dict[str, Any]:
-    about: dict[str, Any] = {}
+    # A ping is no event, and its number none of theirs.
+    about: dict[str, Any] = {} if facts.topic == PING else {"epoch": epoch.of(facts.sequence)}
     if facts.dataset is not None:
         about["dataset"] = facts.dataset
     if facts.topic.endswith("/update"):

@@ -11,6 +11,7 @@ from ckan import model
 
 from .. import topics
 from ..deliver import Logged, logged, message, replaced
+from ..model import epoch
 from ..owners import Since
 from ..visibility import ALL, OwnerLabels, Sending, may_see, told
 from . import schema, sight
@@ -37,8 +38,9 @@ def webhook_event_list(context: Any, data_dict: dict[str, Any]) -> dict[str, Any
     active webhook. Events older than ``ckanext.webhooks.retention_days`` go,
     except the newest of each dataset: after a longer absence start anew.
 
-    :param after: the cursor: only events with a higher sequence (default 0). One that the
-        log has not reached is refused: it was restored since, so start anew
+    :param after: the cursor: only events with a higher sequence (default 0). One that
+        the log does not know is refused: the database was restored since, so start
+        anew, and take away what you have and it does not name
     :type after: int
     :param topic: only this topic, or pattern of topics (optional)
     :type topic: string
@@ -47,7 +49,7 @@ def webhook_event_list(context: Any, data_dict: dict[str, Any]) -> dict[str, Any
     :type limit: int
 
     :returns: ``events``, each with event_id, topic, occurred_at, sequence,
-        entity, of resources ``dataset`` and of updates ``changed``;
+        epoch, entity, of resources ``dataset`` and of updates ``changed``;
         ``cursor``; and ``more``
     :rtype: dictionary
     """
@@ -58,10 +60,7 @@ def webhook_event_list(context: Any, data_dict: dict[str, Any]) -> dict[str, Any
         raise tk.NotAuthorized(tk._("The feed is somebody's: log in, or send an API token"))
     labels, since = sight.labels_of(user.id), sight.since_of(user.id)
     connection = model.Session.connection()
-    end = connection.execute(_END).scalar_one()
-    if data["after"] > end:
-        why = tk._("The log ends at %d: it was restored, or is another portal's. Begin anew at 0")
-        raise tk.ValidationError({"after": [why % end]})
+    _check_cursor(connection, data["after"])
     found = connection.execute(
         _FOUND,
         {
@@ -92,8 +91,6 @@ def webhook_event_list(context: Any, data_dict: dict[str, Any]) -> dict[str, Any
     }
 
 
-# The last number that was given, whatever has left the log since.
-_END = sa.text("SELECT coalesce(pg_sequence_last_value('webhooks_event_order'), 0)")
 # A first choice by what an index of labels would tell; `told` and `sending`
 # have the last word.
 _FOUND = sa.text(
@@ -108,6 +105,21 @@ _FOUND = sa.text(
     ORDER BY e.sequence LIMIT :limit
     """
 )
+
+
+def _check_cursor(connection: Any, after: int) -> None:
+    """Refuse a cursor of what the log does not have: silence would be taken for "no news".
+
+    :raises ValidationError: the database was restored since, or it is another portal's
+    """
+    end = epoch.end(connection, after)
+    if after <= end:
+        return
+    why = tk._(
+        "The log knows no number from %d to this one: it was restored from a back-up, or is"
+        " another portal's. Begin anew at 0, and take away what you have and it does not name"
+    )
+    raise tk.ValidationError({"after": [why % (end + 1)]})
 
 
 def _told(
@@ -128,6 +140,7 @@ def _told(
         "topic": f"{row.entity_type}/{verb}",
         "occurred_at": message.timestamp(row.occurred_at),
         "sequence": row.sequence,
+        "epoch": epoch.of(row.sequence),
         "entity": json.loads(message.entity_of(row, what)),
     }
     if row.entity_type == "resource":

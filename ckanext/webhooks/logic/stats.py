@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from ckan import model
 
 from .. import quarantine
-from ..model import WebhookState, when
+from ..model import WebhookState, epoch, when
 from . import find, schema
 
 # Ended deliveries that are counted, with their attempts: half a second's work.
@@ -88,7 +88,9 @@ def totals() -> dict[str, int]:
 
     :returns: ``events`` that were dispatched, ``deliveries``, and ``attempts``
     """
-    return dict(model.Session.connection().execute(_TOTALS).mappings().one())
+    return dict(
+        model.Session.connection().execute(_TOTALS, {"numbers": epoch.NUMBERS}).mappings().one()
+    )
 
 
 def standing() -> dict[str, int]:
@@ -105,10 +107,10 @@ def quarantined() -> dict[str, int]:
     return quarantine.counts(model.Session.connection())
 
 
-# The numbers that were given, not those that are left: a counter never goes back.
+# The numbers that were given, not those that are left: a counter goes back by a restore alone.
 _TOTALS = sa.text(
     """
-    SELECT coalesce(pg_sequence_last_value('webhooks_event_order'), 0) AS events,
+    SELECT coalesce(pg_sequence_last_value('webhooks_event_order'), 0) % :numbers AS events,
            coalesce(pg_sequence_last_value(
                CAST(pg_get_serial_sequence('webhooks_delivery', 'id') AS regclass)), 0)
                AS deliveries,

@@ -1,5 +1,6 @@
 """The tables. Each module says what a row is and who writes it."""
 
+from . import epoch
 from .attempt import Attempt
 from .base import (
     close_kept,
@@ -40,6 +41,7 @@ __all__ = [
     "close_kept",
     "connected",
     "dispatch_lock",
+    "epoch",
     "in_transaction",
     "missed_from",
     "missing_tables",

@@ -232,6 +232,7 @@ class TestCompletion:
             "redeliver",
             "rekey",
             "replay",
+            "restored",
         ]
         assert ("dataset/create", None) in self.offered("create", "--topic", "data")
 

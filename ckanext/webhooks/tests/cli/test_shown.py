@@ -48,6 +48,7 @@ def test_the_pages_lines_work(run):
         "listen",
         "reconcile",
         "rekey",
+        "restored",
         "snapshot",
         "worker",
     }

@@ -14,8 +14,9 @@ from cryptography.fernet import Fernet
 
 from ... import encryption, tasks
 from ...cli import webhooks
+from ...dispatch import dispatch
 from ...logic import schema
-from ...model import missing_tables, transaction
+from ...model import epoch, missing_tables, transaction
 from ..callers import call, create, execute, stored
 from ..receiver import Receiver
 
@@ -136,6 +137,16 @@ def test_a_rotation_keeps_what_rekey_wrote_meanwhile(monkeypatch):
         call(user, "webhook_secret_rotate", id=hook)
     with changed_config(OPTION, [new]):
         assert call(user, "webhook_secret_show", id=hook)["previous_secret"] == SECRET
+
+
+def test_after_a_restore_a_new_epoch_begins_whose_numbers_were_never_given(run, run_json):
+    begun = int(run("restored").stdout.removeprefix("epoch ").removesuffix(" has begun\n"))
+    assert run_json("restored") == {"epoch": begun + 1}
+    factories.Dataset()
+    while dispatch():
+        pass
+    (row,) = stored("webhooks_event")
+    assert row.sequence == (begun + 1) * epoch.NUMBERS + 1
 
 
 def test_what_goes_on_for_ever_has_no_document(refused):

@@ -91,6 +91,7 @@ def test_classic_has_the_six_keys_of_2015_and_what_was_added():
         "event_id": "e1",
         "occurred_at": "2024-05-06T07:08:09.000012Z",
         "sequence": 42,
+        "epoch": 0,
         "changed": ["title"],
     }
 
@@ -105,6 +106,7 @@ def test_standard_has_type_timestamp_and_data():
             "entity": DATASET,
             "topic": "dataset/update",
             "sequence": 42,
+            "epoch": 0,
             "changed": ["title"],
         },
     }
@@ -124,6 +126,7 @@ def test_cloudevents_has_the_attributes_of_1_0():
             "entity": DATASET,
             "topic": "dataset/update",
             "sequence": 42,
+            "epoch": 0,
             "changed": ["title"],
         },
     }
@@ -251,6 +254,13 @@ def test_of_a_resource_without_content_there_is_a_stub(content):
 def ping(format_: str, challenge: str | None = None) -> Any:
     given = (FACTS.site_url, FACTS.address, "w1", "u1", format_, challenge)
     return json.loads(message.ping("ping_1", MOMENT, *given))
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_each_number_says_of_which_epoch_it_is(format_):
+    for sequence, expected in ((1, 0), (10**9 - 1, 0), (10**9 + 1, 1), (7 * 10**9 + 42, 7)):
+        said = body(FACTS._replace(sequence=sequence), format_)
+        assert said.get("data", said)["epoch"] == expected
 
 
 def test_a_ping_has_the_keys_of_every_message_and_no_entity():

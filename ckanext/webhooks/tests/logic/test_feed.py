@@ -11,7 +11,8 @@ from ckan.tests.helpers import call_action
 from ... import owners
 from ...dispatch import dispatch, move_on, notice_rights
 from ...logic import feed
-from ..callers import call, create, join, leave
+from ...model import epoch, transaction
+from ..callers import call, create, execute, join, leave
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 
@@ -213,7 +214,36 @@ def test_a_cursor_beyond_the_end_is_refused_and_says_what_to_do():
     with pytest.raises(tk.ValidationError) as error:
         call(user, "webhook_event_list", after=end + 1)
     (why,) = error.value.error_dict["after"]
-    assert str(end) in why and "Begin anew at 0" in why
+    assert str(end + 1) in why and "Begin anew at 0" in why
+
+
+def test_after_a_restore_a_cursor_from_what_was_lost_is_refused_and_no_number_comes_again(user):
+    kept = factories.Dataset()
+    work()
+    back_up = call(user, "webhook_event_list")["cursor"]
+    factories.Dataset()
+    work()
+    lost = call(user, "webhook_event_list")["cursor"]
+    # The back-up has neither the event nor its number.
+    execute("DELETE FROM webhooks_event WHERE sequence > :back_up", back_up=back_up)
+    execute("SELECT setval('webhooks_event_order', :back_up)", back_up=back_up)
+    with transaction() as connection:
+        begun = epoch.begin(connection)
+    new = factories.Dataset()
+    work()
+    with pytest.raises(tk.ValidationError) as error:
+        call(user, "webhook_event_list", after=lost)
+    assert "Begin anew at 0" in str(error.value.error_dict["after"])
+    # A cursor from before the back-up goes on, and so does who begins anew.
+    page = call(user, "webhook_event_list", after=back_up)
+    assert [e["entity"]["id"] for e in page["events"]] == [new["id"]]
+    assert page["events"][0]["sequence"] > lost and page["events"][0]["epoch"] == begun
+    assert call(user, "webhook_event_list", after=page["cursor"])["events"] == []
+    events = everything(user, limit=1)
+    assert [(e["entity"]["id"], e["epoch"]) for e in events] == [
+        (kept["id"], begun - 1),
+        (new["id"], begun),
+    ]
 
 
 @pytest.mark.parametrize(
