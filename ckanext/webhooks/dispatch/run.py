@@ -19,7 +19,7 @@ from ..apart import apart
 from ..model import Kind, Origin, State, connected, in_transaction
 from ..model.base import BEGIN, may_be_of_one
 from ..visibility import Audience
-from . import loops, rights, write
+from . import loops, purged, rights, write
 from .events import Event, events_or_fewer
 
 # A set is bounded by count and by content (what it is unpacked), so that a worker's memory is.
@@ -89,7 +89,7 @@ def _dispatch(
         _slow_down(changes.rows, changes.events)
         write.write_events(connection, changes.events)
         writing(connection, _pairs(changes.events, audience))
-        _blank(connection, [c.dataset_id for c in changes.rows if c.state == State.PURGED])
+        purged.blank(connection, [c.dataset_id for c in changes.rows if c.state == State.PURGED])
         if serving.held_back:
             serving = rights.notice(connection, reading, rights.is_all_told(connection))
         is_moving = serving.is_moving or waiting[0].is_noted
@@ -211,44 +211,3 @@ def _seeing(event: Event, audience: Audience) -> frozenset[str]:
     if event.row["origin"] == Origin.SEED:
         return frozenset()
     return audience.seeing(event.row["labels_before"]) | audience.seeing(event.row["labels"])
-
-
-def _blank(connection: Connection, dataset_ids: Sequence[str]) -> None:
-    """Forget what purged datasets held, also where endpoints sent it back."""
-    if dataset_ids:
-        connection.execute(_BLANK_CONTENT, {"ids": dataset_ids})
-        connection.execute(_BLANK_ANSWERS, {"ids": dataset_ids})
-
-
-# Datasets' own rows by their index, and by another the rows that have them as their source.
-_ROWS_OF = """
-    WITH own AS MATERIALIZED (
-        SELECT id FROM webhooks_event
-        WHERE dataset_id = ANY(CAST(:ids AS text[])) AND version IS NOT NULL)
-    SELECT id FROM own
-    UNION SELECT e.id FROM own JOIN webhooks_event e ON e.source_id = own.id
-"""
-
-
-def _without_tags(facets: str) -> str:
-    # It may be NULL, and JSON's null.
-    return f"""CASE WHEN {facets} ? 'tag' THEN {facets} || '{{"tag": []}}' ELSE {facets} END"""
-
-
-# What it was called stays: without that, nobody could be told what is gone.
-_BLANK_CONTENT = sa.text(
-    f"""
-    UPDATE webhooks_event
-    SET content = NULL, facets = {_without_tags("facets")},
-        facets_before = {_without_tags("facets_before")}
-    WHERE id = ANY(ARRAY({_ROWS_OF})) AND (
-        content IS NOT NULL OR facets -> 'tag' <> '[]' OR facets_before -> 'tag' <> '[]')
-    """
-)
-_BLANK_ANSWERS = sa.text(
-    f"""
-    UPDATE webhooks_attempt a SET answer = NULL
-    FROM webhooks_event e JOIN webhooks_delivery d ON d.sequence = e.sequence
-    WHERE e.id = ANY(ARRAY({_ROWS_OF})) AND a.delivery_id = d.id AND a.answer IS NOT NULL
-    """
-)

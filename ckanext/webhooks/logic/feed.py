@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import uuid
 from typing import Any
 
 import ckan.plugins.toolkit as tk
@@ -15,6 +17,8 @@ from ..model import epoch
 from ..owners import Since
 from ..visibility import ALL, OwnerLabels, Sending, may_see, told
 from . import schema, sight
+
+log = logging.getLogger(__name__)
 
 # Events whose content is read at once, and bytes of content after which a page
 # ends early: both bound what one request holds in memory.
@@ -141,7 +145,7 @@ def _told(
         "occurred_at": message.timestamp(row.occurred_at),
         "sequence": row.sequence,
         "epoch": epoch.of(row.sequence),
-        "entity": json.loads(message.entity_of(row, what)),
+        "entity": _entity(row, what),
     }
     if row.entity_type == "resource":
         said["dataset"] = message.reference_of(row, what)
@@ -152,3 +156,17 @@ def _told(
 
 def _is_wanted(topic: str, wanted: str | None) -> bool:
     return wanted is None or wanted in topics.matching(topic)
+
+
+def _entity(row: Any, what: Sending) -> Any:
+    """Give the entity; of one that cannot be read, that it happened: the page is of others, too."""
+    try:
+        return json.loads(message.entity_of(row, what))
+    except Exception:
+        log.exception(
+            "webhooks [%s]: the content of event %s cannot be read; the feed gives it without."
+            " Please report this with the lines below.",
+            uuid.uuid4(),
+            row.id,
+        )
+        return json.loads(message.entity_of(row, Sending.MARKER))

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 
 from .. import quarantine, queue
 from ..apart import apart
+from ..dispatch import purged
 from ..model import STILL_PENDING, Kind, Webhook, WebhookState, dispatch_lock
 from ..model.base import gave_up_waiting, may_be_of_one
 from ..quarantine import LIVE
@@ -152,6 +153,8 @@ def _dictized(row: Any) -> dict[str, Any]:
 def _give_up_event(connection: Connection, row: Any) -> None:
     _hold_from(connection, row)
     _write_or_delete(connection, _NUMBER_EVENT, _DELETE_EVENT, id=row.key)
+    if connection.execute(_IS_PURGED, {"id": row.key}).scalar():
+        purged.blank(connection, [row.dataset_id])
 
 
 def _give_up_rights(connection: Connection, row: Any) -> None:
@@ -253,6 +256,7 @@ _NUMBER_EVENT = sa.text(
     WHERE id = :id AND sequence IS NULL
     """
 )
+_IS_PURGED = sa.text("SELECT state = 'purged' FROM webhooks_event WHERE id = :id")
 _DELETE_EVENT = sa.text("DELETE FROM webhooks_event WHERE id = :id AND sequence IS NULL")
 _CANCEL_DELIVERY = sa.text(
     """

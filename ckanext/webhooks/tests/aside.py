@@ -1,7 +1,9 @@
-"""Things that are put aside, as a stage does that with what failed alone."""
+"""Rows that PostgreSQL refuses, and things that are put aside for such a reason."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from .. import quarantine
@@ -29,7 +31,37 @@ def put_aside(kind: Kind, key: object, **more: Any) -> int:
     return int(row.id)
 
 
+@contextmanager
+def refusing(event: str, table: str, condition: str) -> Iterator[None]:
+    """Have PostgreSQL refuse rows.
+
+    :param condition: of ``NEW``
+    """
+    execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        f" 'BEGIN IF {condition} THEN RAISE EXCEPTION ''planted''; END IF; RETURN NEW; END'"
+    )
+    execute(
+        f"CREATE TRIGGER refuse BEFORE {event} ON {table} FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    try:
+        yield
+    finally:
+        execute("DROP FUNCTION refuse CASCADE")
+
+
 def waiting() -> list[tuple[str, str]]:
     """Name by kind and key what is put aside."""
     with transaction() as connection:
         return [(row.kind, row.key) for row in quarantine.waiting(connection)]
+
+
+def kinds() -> list[str]:
+    """Name the kinds of what is put aside."""
+    return [kind for kind, _key in waiting()]
+
+
+def try_again() -> None:
+    """What time does: everything that was put aside is due."""
+    execute("UPDATE webhooks_quarantine SET due_at = clock_timestamp() - interval '1 second'")
+    execute("UPDATE webhooks_delivery SET due_at = clock_timestamp() WHERE status = 'pending'")

@@ -17,8 +17,8 @@ from .. import deliver, tasks
 from .. import dispatch as dispatching
 from ..deliver import books
 from ..dispatch import dispatch, move_on, notice_rights
+from .aside import kinds, refusing, try_again
 from .callers import create, execute, join
-from .planted import aside, refusing, try_again
 from .receiver import Receiver
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
@@ -146,13 +146,13 @@ class Ten:
         self.longest = max(self.longest, time.monotonic() - began)
         others = set(self.datasets) - {self.odd}
         assert self.arrived() >= others, f"{where}: the nine"
-        found = aside() + failed()
+        found = kinds() + failed()
         assert found or self.odd in self.arrived(), f"{where}: nobody knows of the tenth"
         assert len(found) <= 1, f"{where}: {found}"
         try_again()
         self.working()
         assert self.arrived() == set(self.datasets), f"{where}: the tenth"
-        assert aside() == [], where
+        assert kinds() == [], where
 
     def check_calls(self, trace: Trace, stage: str, odd: set[str], reset: Reset) -> list[str]:
         """Do so for each function that has to do with the odd one; gives their names."""
@@ -267,16 +267,16 @@ def test_isolation_of_a_webhook_that_cannot_be_told(receiver):
     dataset = factories.Dataset(resources=[{"url": "http://example.com"}])
     work()
     assert len(receiver.requests) == MEMBERS - 1
-    assert aside() == ["webhook"]
+    assert kinds() == ["webhook"]
     later = factories.Dataset()
     work()
     try_again()
     work()
-    assert aside() == ["webhook"], "the cause is not gone"
+    assert kinds() == ["webhook"], "the cause is not gone"
     execute("UPDATE webhooks SET filters = '{}' WHERE id = :id", id=hooks[3])
     try_again()
     work()
     work()
-    assert aside() == []
+    assert kinds() == []
     told = [r.json["entity"]["id"] for r in receiver.requests if r.json["webhook_id"] == hooks[3]]
     assert told == [dataset["id"], later["id"]]

@@ -18,8 +18,8 @@ from ...deliver import claim as claiming
 from ...deliver.claim import claim
 from ...deliver.loop import deliver_due
 from ...deliver.places import Bounds, Places
+from ..aside import refusing
 from ..callers import execute
-from ..planted import refusing
 from ..receiver import Received, Receiver
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")

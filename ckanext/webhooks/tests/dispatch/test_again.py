@@ -6,8 +6,8 @@ import pytest
 from ckan.tests import factories
 
 from ... import owners, tasks
+from ..aside import kinds, refusing, try_again
 from ..callers import call, create, execute, join
-from ..planted import aside, refusing, try_again
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 
@@ -48,14 +48,14 @@ def test_later_changes_of_the_dataset_wait_and_all_others_go_on(receiver, user):
             work()
         assert titles(receiver, odd) == []
         assert titles(receiver, other) == ["1", "2", "3"]
-        assert aside() == ["event"]
+        assert kinds() == ["event"]
         try_again()
         work()
         assert titles(receiver, odd) == [], "the cause is not gone"
     try_again()
     work()
     assert titles(receiver, odd) == ["1", "2", "3"]
-    assert aside() == []
+    assert kinds() == []
 
 
 def test_the_pauses_grow_up_to_an_hour(user):
@@ -89,7 +89,7 @@ def test_it_keeps_no_right_back_and_who_gained_one_meanwhile_gets_old_states_wit
         join(organization, user)
         work()
         assert titles(receiver, other) == ["1"], "the right is given"
-        assert aside() == ["event"]
+        assert kinds() == ["event"]
     try_again()
     work()
     assert "mended" in titles(receiver, odd)
@@ -107,7 +107,7 @@ def test_what_a_move_means_for_a_dataset_comes_before_what_happened_to_it_since(
         join(organization, user)
         work()
         assert titles(receiver, other) == ["1"]
-        assert aside() == ["rights"]
+        assert kinds() == ["rights"]
         patch(odd, "2")
         work()
         assert titles(receiver, odd) == []
@@ -118,7 +118,7 @@ def test_what_a_move_means_for_a_dataset_comes_before_what_happened_to_it_since(
     of_it = [r.json for r in told if r.json["entity"]["id"] == odd["id"]]
     assert [each["topic"] for each in of_it] == ["dataset/create", "dataset/update"]
     assert of_it[-1]["entity"]["title"] == "2"
-    assert aside() == []
+    assert kinds() == []
 
 
 def test_a_labels_plugin_is_asked_under_no_lock(user, directory):

@@ -461,6 +461,7 @@ def test_each_action_is_documented_in_ckans_style():
             "webhook_history",
             "webhook_load",
             "webhook_dataset_told",
+            "webhook_quarantine_list",
         }
         assert getattr(function, "side_effect_free", False) is is_read, name
 

@@ -174,6 +174,16 @@ def test_what_began_early_and_commits_late_is_not_skipped(user):
     assert [e["entity"]["name"] for e in page["events"]] == ["early"]
 
 
+def test_an_event_that_cannot_be_read_is_a_marker_among_the_others(user, caplog):
+    odd, other = factories.Dataset(), factories.Dataset()
+    work()
+    execute("UPDATE webhooks_event SET content = '{' WHERE dataset_id = :id", id=odd["id"])
+    found = {e["entity"]["id"]: e["entity"] for e in everything(user)}
+    assert found[other["id"]]["name"] == other["name"]
+    assert found[odd["id"]]["name"] is None
+    assert "the feed gives it without" in caplog.text
+
+
 def test_topics_can_be_chosen(user):
     factories.Dataset(resources=[{"url": "http://example.com/a"}])
     work()

@@ -273,6 +273,15 @@ class TestGiveUp:
             call(sysadmin, "webhook_quarantine_give_up", id=number)
         assert stored("webhooks_event") == [] and waiting() == []
 
+    def test_of_a_purged_dataset_nothing_is_kept(self, sysadmin):
+        dataset = factories.Dataset(title="Patient zero")["id"]
+        tasks._dispatch_all()
+        call(sysadmin, "dataset_purge", id=dataset)
+        (event,) = execute("SELECT id FROM webhooks_event WHERE sequence IS NULL")
+        number = put_aside(Kind.EVENT, event.id, dataset_id=dataset)
+        call(sysadmin, "webhook_quarantine_give_up", id=number)
+        assert "Patient zero" not in str(stored("webhooks_event"))
+
     def test_no_number_is_given_while_a_worker_gives_some(self, sysadmin, monkeypatch):
         monkeypatch.setattr(logic, "_DISPATCH_PATIENCE", 50)
         event, dataset = an_event()
