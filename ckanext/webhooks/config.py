@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 _DECLARATION = Path(__file__).with_name("config_declaration.yaml")
 
+CONTENT = ("full", "anonymous")
 ENTITY = ("full", "stub")
 MINIMUM_AUTH = ("none", "editor", "admin", "sysadmin")
 # A century: PostgreSQL's times end somewhere beyond.
@@ -112,6 +113,11 @@ def mail_from() -> str:
 
 def exclude_types() -> frozenset[str]:
     return frozenset(_EXCLUDE_TYPES.value())
+
+
+def content() -> str:
+    """Give as whom a dataset is captured: ``full`` or ``anonymous``."""
+    return _CONTENT_OPTION.value()
 
 
 def entity() -> str:
@@ -389,6 +395,7 @@ def _is_proxy(url: str | None) -> bool:
 
 # What is not known to allow more allows the least.
 _MINIMUM_AUTH_OPTION = Option("minimum_auth", _one_of(MINIMUM_AUTH), otherwise="sysadmin")
+_CONTENT_OPTION = Option("content", _one_of(CONTENT), otherwise="anonymous")
 _ENTITY_OPTION = Option("entity", _one_of(ENTITY), otherwise="stub")
 _EXCLUDE_TYPES = Option("exclude_types", _entries)
 _TIMEOUT = Option("timeout", _seconds)
@@ -407,6 +414,7 @@ _RETENTION_DAYS = Option("retention_days", _days)
 _LOG_MAX_SIZE = Option("log_max_size", _whole(0, _MOST))
 OPTIONS: tuple[Option[Any], ...] = (
     _MINIMUM_AUTH_OPTION,
+    _CONTENT_OPTION,
     _ENTITY_OPTION,
     _EXCLUDE_TYPES,
     _TIMEOUT,

@@ -39,6 +39,10 @@ class WebhooksPlugin(p.SingletonPlugin, DefaultTranslation):
         queue.configure()
         capture.listen()
 
+    def read(self, entity: Any) -> None:
+        """Hear that ``package_show`` has looked at whether its reader may have the dataset."""
+        capture.authorized()
+
     def before_dataset_index(self, pkg_dict: dict[str, Any]) -> dict[str, Any]:
         """Take the dict that CKAN built, so that it need not be built again."""
         capture.keep_built(pkg_dict)

@@ -6,7 +6,7 @@ Nothing here may fail a save: see :func:`listeners.before_commit`. What cannot b
 captured is noted as ``missed``, and ``reconcile`` captures it from the worker.
 """
 
-from .content import keep_built
+from .content import authorized, keep_built
 from .listeners import listen
 from .reconcile import (
     Found,
@@ -20,6 +20,7 @@ from .reconcile import (
 
 __all__ = [
     "Found",
+    "authorized",
     "capture_missed",
     "count_unknown",
     "keep_built",

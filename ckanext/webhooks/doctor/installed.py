@@ -15,6 +15,8 @@ from .finding import Finding, Level
 
 # What the tests run on.
 _TESTED = ("2.10", "2.11", "2.12")
+# CKAN's own that add something there, the same for each reader.
+_ADDING = ("datastore", "multilingual_dataset", "tracking")
 _LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 
 
@@ -112,19 +114,30 @@ def check_mail() -> Iterator[Finding]:
 
 
 def check_redaction() -> Iterator[Finding]:
-    """An extension that chains package_show may leave out fields for some readers."""
-    names = [
-        plugin.name
-        for plugin in p.PluginImplementations(p.IActions)
-        if "package_show" in plugin.get_actions()
-    ]
-    if names and config.entity() == "full":
+    """An extension that changes what package_show gives may leave out fields for some readers."""
+    names = sorted(_changing_what_is_shown())
+    if names and config.entity() == "full" and config.content() == "full":
         yield Finding(
             Level.ODD,
             f"content: package_show is changed by {', '.join(names)}",
-            "where that leaves out fields for some readers, set ckanext.webhooks.entity = stub:"
-            " one body cannot suit them all",
+            "where that leaves out fields for some readers, set ckanext.webhooks.content ="
+            " anonymous, or ckanext.webhooks.entity = stub: one body cannot suit them all",
         )
+
+
+def _changing_what_is_shown() -> Iterator[str]:
+    for plugin in p.PluginImplementations(p.IActions):
+        if "package_show" in plugin.get_actions():
+            yield plugin.name
+    for interface, hook in (
+        (p.IPackageController, "after_dataset_show"),
+        (p.IResourceController, "before_resource_show"),
+    ):
+        for plugin in p.PluginImplementations(interface):
+            function = getattr(type(plugin), hook, None)
+            is_own = function is not None and function.__module__ != interface.__module__
+            if is_own and plugin.name not in _ADDING:
+                yield f"{plugin.name} ({hook})"
 
 
 CHECKS = (

@@ -16,6 +16,7 @@ from .. import doctor, owners, queue, tasks
 from ..cli import webhooks
 from ..doctor import Level, findings, installed, running
 from ..model import Kind
+from ..plugin import WebhooksPlugin
 from .aside import put_aside
 from .callers import create, execute, stored
 from .logic.test_stats import write
@@ -215,6 +216,17 @@ def test_an_extension_that_changes_package_show_is_named(monkeypatch):
     monkeypatch.setattr(installed.p, "PluginImplementations", lambda interface: [Redacting()])
     assert "redacting" in of("content").what
     monkeypatch.setitem(tk.config, "ckanext.webhooks.entity", "stub")
+    assert not [f for f in findings() if f.what.startswith("content")]
+
+
+@pytest.mark.parametrize("hook", ["after_dataset_show", "before_resource_show"])
+def test_an_extension_that_changes_what_is_shown_is_named(monkeypatch, hook):
+    assert not [f for f in findings() if f.what.startswith("content")]
+    monkeypatch.setattr(WebhooksPlugin, hook, lambda *args: {})
+    assert of("content").level is Level.ODD
+    assert f"webhooks ({hook})" in of("content").what
+    assert "ckanext.webhooks.content = anonymous" in of("content").advice
+    monkeypatch.setitem(tk.config, "ckanext.webhooks.content", "anonymous")
     assert not [f for f in findings() if f.what.startswith("content")]
 
 
