@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import ipaddress
-import logging
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -22,9 +21,9 @@ import ckan.plugins.toolkit as tk
 import yaml
 from kombu.transport import TRANSPORT_ALIASES
 
-from . import encryption, redis_broker
+from . import encryption, logs, redis_broker
 
-log = logging.getLogger(__name__)
+log = logs.logger(__name__)
 
 T = TypeVar("T")
 

@@ -6,16 +6,15 @@ ends where its broker answers errors: where a Redis may not be written to, or ha
 
 from __future__ import annotations
 
-import logging
 import uuid
 from typing import Any
 
 from celery.worker import state
 from celery.worker.consumer import Consumer
 
-from . import tasks
+from . import logs, tasks
 
-log = logging.getLogger(__name__)
+log = logs.logger(__name__)
 
 # Seconds between two tries.
 _PAUSE = 5.0

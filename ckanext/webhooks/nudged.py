@@ -7,7 +7,6 @@ dispatching and sending what it is about.
 
 from __future__ import annotations
 
-import logging
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +15,9 @@ from typing import Any
 import kombu
 from celery import bootsteps
 
-from . import queue, tasks
+from . import logs, queue, tasks
 
-log = logging.getLogger(__name__)
+log = logs.logger(__name__)
 
 # While one thread drives deliveries, the other dispatches.
 _THREADS = 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -11,10 +10,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection
 
-from . import wellformed
+from . import logs, wellformed
 from .model.quarantine import Kind
 
-log = logging.getLogger(__name__)
+log = logs.logger(__name__)
 
 # Seconds until the next try: a deploy or a person mends most causes within minutes or days.
 _FIRST_PAUSE = 5

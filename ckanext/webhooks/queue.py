@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -18,9 +17,9 @@ import kombu
 import redis
 from celery import Celery
 
-from . import config, rabbitmq, redis_broker
+from . import config, logs, rabbitmq, redis_broker
 
-log = logging.getLogger(__name__)
+log = logs.logger(__name__)
 
 WORK = "webhooks.work"
 RECONCILE = "webhooks.reconcile"

@@ -6,7 +6,6 @@ tried again.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 import uuid
@@ -18,12 +17,12 @@ from typing import Any
 
 from ckan import model
 
-from . import capture, queue
+from . import capture, logs, queue
 from .deliver import deliver_due
 from .dispatch import Dispatched, dispatch, move_on, notice_rights, try_again
 from .sweep import STEPS, tell_owners, trim_log
 
-log = logging.getLogger(__name__)
+log = logs.logger(__name__)
 
 # Without a nudge, what is due is found so often (seconds).
 TICK = 1.0

@@ -11,7 +11,6 @@ of them may run.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
@@ -26,10 +25,10 @@ from celery import signals
 from celery.exceptions import ImproperlyConfigured
 from ckan import model as ckan_model
 
-from . import config, model, nudged, queue, tasks
+from . import config, logs, model, nudged, queue, tasks
 from .model.base import HOW_TO_MIGRATE
 
-log = logging.getLogger(__name__)
+log = logs.logger(__name__)
 
 # Longer than in the web process: here nobody waits, and a broker that answers
 # late is better than one that was given up.

@@ -8,7 +8,6 @@ model itself), but all of them pass the session: flushed, or as a statement.
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 from collections.abc import Collection, Iterator
@@ -19,11 +18,11 @@ import ckan.plugins as p
 from ckan.model import meta
 from sqlalchemy import event
 
-from .. import queue
+from .. import logs, queue
 from ..model.base import HOW_TO_MIGRATE, gave_up_waiting, is_missing_table
 from . import missed, record, rights, statements, touched
 
-log = logging.getLogger(__name__)
+log = logs.logger(__name__)
 
 # One statement may change 20,000 datasets (an organization that goes). To build
 # the dicts of so many, 10 ms each, is for a worker: a save waits 5 s at most.

@@ -13,7 +13,6 @@ may end anywhere, and goes on where it is needed when it is called again.
 from __future__ import annotations
 
 import enum
-import logging
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
@@ -21,12 +20,12 @@ from typing import Any
 import sqlalchemy as sa
 from ckan import model
 
-from .. import config
+from .. import config, logs
 from ..model import transaction
 from . import missed, record
 from .touched import Touched
 
-log = logging.getLogger(__name__)
+log = logs.logger(__name__)
 
 # Datasets looked at per query; of these only the columns are read.
 PAGE = 500

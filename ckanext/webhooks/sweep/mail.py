@@ -8,7 +8,6 @@ few rather than the same one again and again.
 from __future__ import annotations
 
 import datetime
-import logging
 import smtplib
 import uuid
 from collections.abc import Iterator
@@ -18,13 +17,13 @@ import sqlalchemy as sa
 from ckan import model
 from ckan.lib import mailer
 
-from .. import config
+from .. import config, logs
 from ..model import transaction
 from ..phrases import for_owner
 from . import text
 from .incident import Incident, Mail, due
 
-log = logging.getLogger(__name__)
+log = logs.logger(__name__)
 
 
 class _ServerAway(Exception):

@@ -92,6 +92,7 @@ ROWS = (
             "test_docs_run.py",
             "test_encryption.py",
             "test_languages.py",
+            "test_logs.py",
             "test_pgbouncer.py",
             "test_phrases.py",
             "test_rabbitmq.py",
