@@ -183,7 +183,7 @@ def pretty(body: str | None) -> str:
     try:
         return json.dumps(wellformed.loads(body or ""), indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):
-        return body or ""
+        return wellformed.text(body or "")
 
 
 def timing(attempt: dict[str, Any], longest: float) -> list[Part]:

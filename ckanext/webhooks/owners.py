@@ -12,7 +12,6 @@ that moment.
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -25,10 +24,10 @@ from ckan import authz, model
 from ckan.lib import plugins as lib_plugins
 from ckan.model.group import MAX_RECURSES
 
-from . import config
+from . import config, logs, wellformed
 from .visibility import ALL, OwnerLabels
 
-log = logging.getLogger(__name__)
+log = logs.logger(__name__)
 
 FRESH_FOR = 5.0
 
@@ -111,7 +110,7 @@ def since(user_ids: Collection[str]) -> dict[str, Since]:
     if not user_ids:
         return {}
     plugin = lib_plugins.get_permission_labels()
-    anybodys = frozenset(plugin.get_user_dataset_labels(None))
+    anybodys = _anybodys(plugin)
     if not _is_ckans_own(plugin):
         # Of what comes from elsewhere nobody noted when it came.
         return {user_id: Since(anybodys, None) for user_id in user_ids}
@@ -123,6 +122,14 @@ def since(user_ids: Collection[str]) -> dict[str, Since]:
         )
         for user_id in user_ids
     }
+
+
+def _anybodys(plugin: Any) -> frozenset[str]:
+    """Give the labels of who has not logged in; none where they cannot be read."""
+    try:
+        return _labels_of_one(plugin, None)
+    except Exception:
+        return _NOBODY
 
 
 def _last_of(changes: Collection[Any]) -> int | None:
@@ -234,11 +241,13 @@ def _labels_of_each(plugin: Any, user_ids: Collection[str]) -> dict[str, frozens
     return found
 
 
-def _labels_of_one(plugin: Any, user_id: str) -> frozenset[str]:
+def _labels_of_one(plugin: Any, user_id: str | None) -> frozenset[str]:
+    """:param user_id: None for somebody who has not logged in"""
     # An error of the database would end the transaction for all that is read after it.
     savepoint = model.Session.connection().begin_nested()
     try:
-        labels = frozenset(plugin.get_user_dataset_labels(model.Session.get(model.User, user_id)))
+        user = model.Session.get(model.User, user_id) if user_id else None
+        labels = frozenset(map(wellformed.text, plugin.get_user_dataset_labels(user)))
     except Exception:
         _end(savepoint.rollback, savepoint)
         raise

@@ -239,7 +239,7 @@ def _after(package: Any, touched: Touched) -> tuple[_Side, str | None]:
 
 def labels(package: Any) -> list[str]:
     """Give the permission labels of a dataset, whatever its state."""
-    return sorted(get_permission_labels().get_dataset_labels(package))
+    return sorted(map(wellformed.text, get_permission_labels().get_dataset_labels(package)))
 
 
 def _facets_of_columns(columns: dict[str, Any]) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import ckan.plugins.toolkit as tk
 
+from .. import wellformed
 from ..phrases import translated
 from .incident import Mail
 
@@ -39,7 +40,7 @@ class Facts:
 
 
 def write(mail: Mail, facts: Facts) -> tuple[str, str]:
-    """Give the subject and the body of a mail."""
+    """Give the subject and the body of a mail, which can be written whatever they quote."""
     subject, said, advice = {
         Mail.FAILING: _failing,
         Mail.WARNING: _warning,
@@ -53,7 +54,8 @@ def write(mail: Mail, facts: Facts) -> tuple[str, str]:
         "\n".join([tk._("What you can do, by the action API:"), *advice]),
         f"-- \n{facts.site_title}\n{facts.site_url}",
     ]
-    return f"[{facts.site_title}] {subject}", "\n\n".join(paragraphs) + "\n"
+    body = "\n\n".join(paragraphs) + "\n"
+    return wellformed.text(f"[{facts.site_title}] {subject}"), wellformed.text(body)
 
 
 def _failing(facts: Facts) -> tuple[str, str, list[str]]:

@@ -16,6 +16,7 @@ import pytest
 from ckan import model
 from ckan.lib import plugins as lib_plugins
 from ckan.tests import factories
+from ckan.tests.helpers import _get_test_app, changed_config
 from passlib.hash import pbkdf2_sha512
 
 from . import lanes, tables, versions
@@ -23,6 +24,7 @@ from .directory import Directory
 from .lanes import pytest_xdist_make_scheduler
 from .receiver import Receiver
 from .report import TIERS, pytest_fixture_setup, pytest_terminal_summary
+from .visitor import Visitor
 
 __all__ = ["pytest_fixture_setup", "pytest_terminal_summary", "pytest_xdist_make_scheduler"]
 
@@ -77,6 +79,22 @@ def load_plugins() -> Callable[[Any], None]:
         wanted, got = (model.meta.engine, before), dict(config)
 
     return load
+
+
+@pytest.fixture(scope="session")
+def made() -> dict[str, Any]:
+    """The application, once it was made: that takes longer than most tests."""
+    return {}
+
+
+@pytest.fixture
+def visit(webhooks_db: None, made: dict[str, Any]) -> Any:
+    """Give a visitor for a user, or for None."""
+    if "app" not in made:
+        # Whatever the first test that wants it sets: it is there for all of them.
+        with changed_config("WTF_CSRF_ENABLED", False):
+            made["app"] = _get_test_app()
+    return lambda user=None: Visitor(made["app"], user)
 
 
 @pytest.fixture

@@ -290,3 +290,11 @@ def test_ckan_is_asked_for_each_where_a_plugin_has_a_say(monkeypatch, method, na
     at_once = statements(ids)
     monkeypatch.setattr(p.get_plugin("webhooks"), method, lambda: {name: None})
     assert statements(ids) >= at_once + len(ids)
+
+
+def test_labels_of_nobody_that_cannot_be_read_are_none(directory):
+    """A plugin may know accounts alone; who reads the feed or asks for a replay needs no other."""
+    with pytest.raises(AttributeError):
+        directory.get_user_dataset_labels(None)
+    user = factories.User()["id"]
+    assert owners.since([user]) == {user: owners.Since(frozenset(), None)}
