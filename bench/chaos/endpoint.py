@@ -65,7 +65,8 @@ def serve(port: int, ledger: Path, verifiers: dict[str, Webhook]) -> None:
             cut = mode is Mode.CUTTING and next(taken) % 2 == 0
             id_ = self.headers["webhook-id"]
             wrong = _wrong(verifiers[name], self.headers, body)
-            receipt = Receipt(name, id_, time.time(), acted, cut, wrong)
+            told = _told(body)
+            receipt = Receipt(name, id_, time.time(), acted, cut, wrong, *told)
             os.write(book, json.dumps(receipt).encode() + b"\n")
             if mode is Mode.SLOW:
                 time.sleep(1)
@@ -102,8 +103,33 @@ def _wrong(verifier: Webhook, headers: Any, body: bytes) -> str:
         verifier.verify(body, dict(headers))
     except Exception as error:
         return f"signature: {error}"
+    try:
+        text = json.dumps(json.loads(body, parse_constant=_refuse), ensure_ascii=False)
+        text.encode()
+    except ValueError as error:
+        return f"no JSON by RFC 8259, or half a character: {error}"
+    if "\\u0000" in text:
+        return "a text with a NUL"
     off = float(headers["webhook-timestamp"]) - time.time()
     return f"signed at a time that is {off:.0f} s off" if abs(off) > MOST_OFF else ""
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+def _told(body: bytes) -> tuple[str, str, str, str | None, int]:
+    """Give topic, entity, dataset, what the entity is called, and the sequence.
+
+    A resource's name and a dataset's title are content, which a stub has not.
+    """
+    facts = json.loads(body)
+    facts = facts.get("data") or facts
+    entity, topic = facts["entity"], facts["topic"]
+    is_dataset = topic.startswith("dataset/")
+    dataset = entity["id"] if is_dataset else entity["package_id"]
+    called = entity.get("title" if is_dataset else "name")
+    return topic, entity["id"], dataset, called, facts["sequence"]
 
 
 def set_mode(port: int, mode: Mode) -> None:

@@ -17,13 +17,17 @@ from pathlib import Path
 
 import psutil
 
-from bench.chaos import endpoint
+from bench.chaos import endpoint, writer
 from bench.chaos.endpoint import Mode
-from bench.chaos.stand import Stand, await_ready
+from bench.chaos.stand import MOVING, Stand, await_ready
 
 ODD = Path(__file__).with_name("odd")
 # Seconds by which a clock is off: longer than any tolerance of a receiver's.
 CLOCK_OFF = 3600
+# Seconds for which somebody stays in an organization, or out of it.
+STAYS = 0.8
+# Seconds for which an answer is waited for in the midst of a fault.
+SOON = 5.0
 # Seconds for which a slow database is stopped, and in which it works, by turns.
 STOPPED, WORKING = 0.09, 0.01
 
@@ -207,6 +211,41 @@ def receiver_slow(stand: Stand, draw: int) -> AbstractContextManager[None]:
 
 
 @contextmanager
+def rights(stand: Stand, draw: int) -> Iterator[None]:
+    """Somebody joins an organization and leaves it, again and again, while the receiver fails."""
+    over = threading.Event()
+    moving = threading.Thread(target=_move, args=(stand, over, draw), name="moving")
+    with _receiver(stand, Mode.FAILING):
+        moving.start()
+        try:
+            yield
+        finally:
+            over.set()
+            moving.join()
+
+
+def _move(stand: Stand, over: threading.Event, draw: int) -> None:
+    client = writer.Writer(stand.site.url, stand.site.token, draw, SOON)
+    who = {"id": writer.ORGANIZATION, "username": MOVING}
+    enters = bool(draw % 2)
+    while not over.is_set():
+        if enters:
+            client.call("organization_member_create", {**who, "role": "member"})
+        else:
+            client.call("organization_member_delete", who)
+        enters = not enters
+        over.wait(STAYS)
+
+
+@contextmanager
+def poison(stand: Stand, draw: int) -> Iterator[None]:
+    """What JSON can hold and PostgreSQL, UTF-8 or a reader of JSON cannot is among the writes."""
+    client = writer.Writer(stand.site.url, stand.site.token, draw, SOON)
+    client.write_odd()
+    yield
+
+
+@contextmanager
 def clock_off(stand: Stand, draw: int) -> Iterator[None]:
     """One worker alone delivers, whose clock is an hour fast or slow."""
     off = str(CLOCK_OFF if draw % 2 else -CLOCK_OFF)
@@ -261,6 +300,8 @@ BREAKING: dict[str, Breaking] = {
         receiver_500,
         receiver_cut,
         receiver_slow,
+        rights,
+        poison,
         clock_off,
         two_sweepers,
         version_before,

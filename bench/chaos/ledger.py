@@ -8,13 +8,14 @@ software that is judged.
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 # A dataset as a transaction left it: state, private, owner_org, digest of the rest, and
-# resources, digests by id; None where it is gone.
+# resources, digests by id; title, and names of resources by id; None where it is gone.
 Snapshot = Mapping[str, Any] | None
 
 
@@ -25,6 +26,15 @@ class Mark(NamedTuple):
     dataset: str
     at: float
     after: Snapshot
+
+
+class Membership(NamedTuple):
+    """A committed change of who is in an organization; ``at`` is by PostgreSQL's clock."""
+
+    user: str
+    organization: str
+    at: float
+    is_in: bool
 
 
 class Event(NamedTuple):
@@ -46,11 +56,14 @@ class Subscriber(NamedTuple):
     """A webhook: ``topics`` is one of ``*``, ``dataset/*``, ``resource/*``.
 
     :ivar organizations: of its owner, None for a sysadmin
+    :ivar moving: id of an owner who joins and leaves organizations meanwhile. What such a
+        one is told depends on when it is told; judged is what is held at the end
     """
 
     webhook: str
     topics: str
     organizations: Collection[str] | None
+    moving: str | None = None
 
 
 class Delivery(NamedTuple):
@@ -59,6 +72,7 @@ class Delivery(NamedTuple):
     topic: str
     status: str
     reason: str | None
+    entity: str = ""
 
 
 class Receipt(NamedTuple):
@@ -67,6 +81,7 @@ class Receipt(NamedTuple):
     :ivar acted: the receiver did what it was asked to
     :ivar cut: and then the connection was cut, before it could say so
     :ivar wrong: what is wrong with it, empty where nothing is
+    :ivar called: the dataset's title or the resource's name, None where content is not told
     """
 
     webhook: str
@@ -75,6 +90,11 @@ class Receipt(NamedTuple):
     acted: bool
     cut: bool
     wrong: str
+    topic: str
+    entity: str
+    dataset: str
+    called: str | None
+    sequence: int
 
 
 class Disturbance(NamedTuple):
@@ -125,6 +145,7 @@ class Balance:
 
 def balance(
     marks: Sequence[Mark],
+    memberships: Sequence[Membership],
     events: Sequence[Event],
     subscribers: Sequence[Subscriber],
     deliveries: Sequence[Delivery],
@@ -134,6 +155,7 @@ def balance(
     """Compare the books of a run that has come to rest."""
     changes = told(marks, events)
     missing, extra = compare_deliveries(changes.told, events, subscribers, deliveries)
+    rights = Rights(marks, memberships)
     acted = defaultdict(list)
     for receipt in sorted(receipts, key=lambda receipt: receipt.at):
         if receipt.acted:
@@ -158,6 +180,14 @@ def balance(
             "arrived, and wrong": [
                 f"{r.event} at {r.webhook}: {r.wrong}" for r in receipts if r.wrong
             ],
+            "arrived at who could never read it": [
+                found for subscriber in subscribers for found in leaks(rights, subscriber, receipts)
+            ],
+            "held at the end, and not what its owner may see": [
+                found
+                for subscriber in subscribers
+                for found in differences(rights, subscriber, deliveries, receipts)
+            ],
             "neither delivered nor ended with a reason": [
                 f"{d.event} for {d.webhook} is {d.status}"
                 for d in deliveries
@@ -169,6 +199,7 @@ def balance(
         },
         counts={
             "committed changes": sum(1 for _ in _amounting(marks)),
+            "changes of memberships": len(memberships),
             "events": len(events),
             "deliveries": len(deliveries),
             **{status: statuses[status] for status in sorted(statuses)},
@@ -282,21 +313,140 @@ def compare_deliveries(
 ) -> tuple[list[str], list[str]]:
     """Give the deliveries that are missing, and those that should not be there."""
     by_id = {event.id: event for event in events}
+    moving = {subscriber.webhook for subscriber in subscribers if subscriber.moving}
     wanted = Counter(
         (change.event, subscriber.webhook, entity, topic)
         for change in changes
         for subscriber in subscribers
+        if not subscriber.moving
         for entity, topic in expected(change, by_id[change.event].dataset, subscriber)
     )
     there = Counter(
         (event.source or event.id, delivery.webhook, event.entity, delivery.topic)
         for delivery in deliveries
+        if delivery.webhook not in moving
         for event in [by_id[delivery.event]]
     )
     return (
         [" ".join(key) for key in (wanted - there).elements()],
         [" ".join(key) for key in (there - wanted).elements()],
     )
+
+
+# --- receipts against what could be read
+
+# A transaction leaves its mark so long (seconds) before others see it, on a slow database.
+VISIBLE_WITHIN = 2.0
+
+
+class Rights:
+    """Which version of a dataset was there when, and who was in which organization."""
+
+    def __init__(self, marks: Iterable[Mark], memberships: Iterable[Membership]) -> None:
+        self.versions: dict[str, list[Mark]] = defaultdict(list)
+        for mark in sorted(marks, key=lambda mark: mark.at):
+            self.versions[mark.dataset].append(mark)
+        self._moves: dict[str, list[Membership]] = defaultdict(list)
+        for membership in sorted(memberships, key=lambda membership: membership.at):
+            self._moves[membership.user].append(membership)
+
+    def organizations(
+        self, subscriber: Subscriber, since: float = math.inf, until: float = math.inf
+    ) -> list[Collection[str] | None]:
+        """Give the organizations of an owner at each moment of a time; by default at the end."""
+        if subscriber.moving is None:
+            return [subscriber.organizations]
+        found: list[Collection[str] | None] = []
+        now = frozenset[str]()
+        for move in self._moves[subscriber.moving]:
+            if move.at > until:
+                break
+            if move.at > since:
+                found.append(now)
+            now = now | {move.organization} if move.is_in else now - {move.organization}
+        return [*found, now]
+
+
+def leaks(rights: Rights, subscriber: Subscriber, receipts: Iterable[Receipt]) -> Iterator[str]:
+    """Name what a subscriber got of versions that its owner could read at no time."""
+    for receipt in receipts:
+        if receipt.webhook != subscriber.webhook or receipt.called is None:
+            continue
+        line = rights.versions.get(receipt.dataset, [])
+        ends = [*(mark.at for mark in line[1:]), math.inf]
+        if not any(
+            sees(organizations, mark.after)
+            for mark, end in zip(line, ends, strict=False)
+            if _called(receipt, mark.after) == receipt.called
+            for organizations in rights.organizations(
+                subscriber, mark.at - VISIBLE_WITHIN, end + VISIBLE_WITHIN
+            )
+        ):
+            yield f"{receipt.event} at {receipt.webhook}: {receipt.topic} {receipt.called}"
+
+
+def _called(receipt: Receipt, dataset: Snapshot) -> str | None:
+    if dataset is None:
+        return None
+    if receipt.topic.startswith("dataset/"):
+        return str(dataset["title"])
+    name = dataset["names"].get(receipt.entity)
+    return None if name is None else str(name)
+
+
+def differences(
+    rights: Rights,
+    subscriber: Subscriber,
+    deliveries: Iterable[Delivery],
+    receipts: Sequence[Receipt],
+) -> Iterator[str]:
+    """Compare what a subscriber made of what it got with what its owner may see at the end.
+
+    What failed for good, and was not told since, it cannot know.
+    """
+    held = _held(subscriber, receipts)
+    unknown = {
+        delivery.entity
+        for delivery in deliveries
+        if delivery.webhook == subscriber.webhook and delivery.status == "failed"
+    }
+    (organizations,) = rights.organizations(subscriber)
+    visible = {
+        (kind, id_): called
+        for dataset, line in rights.versions.items()
+        if sees(organizations, line[-1].after)
+        for kind, id_, called in _entities(dataset, line[-1].after)
+        if subscriber.topics in ("*", f"{kind}/*")
+    }
+    for kind, id_ in held.keys() | visible.keys():
+        has, is_ = held.get((kind, id_)), visible.get((kind, id_))
+        if has != is_ and id_ not in unknown:
+            yield f"{kind} {id_} at {subscriber.webhook} is {has}, and CKAN says {is_}"
+
+
+def _held(subscriber: Subscriber, receipts: Iterable[Receipt]) -> dict[tuple[str, str], str]:
+    """Do what a receiver does: drop of each entity what is older than what it has."""
+    held: dict[tuple[str, str], str] = {}
+    newest: dict[str, int] = {}
+    for receipt in receipts:
+        if receipt.webhook != subscriber.webhook or not receipt.acted:
+            continue
+        if receipt.sequence < newest.get(receipt.entity, 0):
+            continue
+        newest[receipt.entity] = receipt.sequence
+        kind, verb = receipt.topic.split("/")
+        if verb == "delete":
+            held.pop((kind, receipt.entity), None)
+        else:
+            held[kind, receipt.entity] = str(receipt.called)
+    return held
+
+
+def _entities(dataset: str, snapshot: Snapshot) -> Iterator[tuple[str, str, str]]:
+    assert snapshot is not None
+    yield "dataset", dataset, str(snapshot["title"])
+    for id_, name in snapshot["names"].items():
+        yield "resource", id_, str(name)
 
 
 # --- what arrived twice

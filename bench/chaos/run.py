@@ -156,6 +156,7 @@ def _balance(stand: Stand, receipts: Sequence[Receipt], happened: Sequence[Happe
     ]
     return balance(
         stand.tables.marks(),
+        stand.tables.memberships(),
         stand.tables.events(),
         list(stand.subscribers.values()),
         stand.tables.deliveries(),

@@ -22,7 +22,7 @@ class Fault(NamedTuple):
     goal: float | None = None
 
 
-WORKER_GOAL, REDIS_GOAL, DATABASE_GOAL = 15.0, 10.0, 10.0
+WORKER_GOAL, REDIS_GOAL, DATABASE_GOAL, POISON_GOAL = 15.0, 10.0, 10.0, 5.0
 
 FAULTS = {
     "worker-killed": Fault("worker", (0, 1), WORKER_GOAL),
@@ -41,6 +41,9 @@ FAULTS = {
     "receiver-500": Fault("receiver", (2, 6)),
     "receiver-cut": Fault("receiver", (2, 6)),
     "receiver-slow": Fault("receiver", (4, 8)),
+    "rights": Fault("receiver", (4, 8)),
+    # Nothing is broken: all others go on as if it were not there.
+    "poison": Fault("writes", (2, 4), POISON_GOAL),
     "clock-off": Fault("worker", (8, 12)),
     "two-sweepers": Fault("sweeper", (8, 12)),
     "version-before": Fault("worker", (8, 12)),

@@ -39,7 +39,11 @@ WEBHOOKS = {
     "public": ("public", "*", "classic"),
     "public-datasets": ("public", "dataset/*", "cloudevents"),
     "member-resources": ("member", "resource/*", "classic"),
+    "moving": ("moving", "*", "standard"),
+    "moving-resources": ("moving", "resource/*", "cloudevents"),
 }
+# Who joins and leaves: see faults.rights.
+MOVING = "moving"
 
 
 @dataclass(frozen=True)
@@ -175,19 +179,21 @@ def _subscribe(site: Site, port: int) -> dict[str, Subscriber]:
     admin = ckanapi.RemoteCKAN(site.url, apikey=site.token)
     organization = admin.action.organization_create(name=writer.ORGANIZATION)["id"]
     tokens = {"admin": site.token}
-    for name in ("member", "public"):
+    ids = {}
+    for name in ("member", "public", MOVING):
         account = {"name": name, "email": f"{name}@localhost.example", "password": "chaos-chaos"}
-        admin.action.user_create(**account)
+        ids[name] = admin.action.user_create(**account)["id"]
         tokens[name] = admin.action.api_token_create(user=name, name="chaos")["token"]
     admin.action.organization_member_create(id=organization, username="member", role="member")
-    may_see = {"admin": None, "member": [organization], "public": []}
+    may_see = {"admin": None, "member": [organization], "public": [], MOVING: []}
     secrets, subscribers = {}, {}
     for name, (owner, topics, format_) in WEBHOOKS.items():
         ckan = ckanapi.RemoteCKAN(site.url, apikey=tokens[owner])
         address = f"http://127.0.0.1:{port}/{name}"
         id_ = ckan.action.webhook_create(topic=topics, address=address, format=format_)
         secrets[name] = ckan.action.webhook_secret_show(id=id_)["secret"]
-        subscribers[name] = Subscriber(id_, topics, may_see[owner])
+        moving = ids[owner] if owner == MOVING else None
+        subscribers[name] = Subscriber(id_, topics, may_see[owner], moving)
     _secrets(site).write_text(json.dumps(secrets))
     return subscribers
 

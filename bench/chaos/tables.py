@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg2
 
-from bench.chaos.ledger import Delivery, Event, Mark
+from bench.chaos.ledger import Delivery, Event, Mark, Membership
 
 # A title that begins so has the commit itself refused, when all has been written.
 REFUSED = "refused"
@@ -24,11 +24,17 @@ CREATE SCHEMA chaos;
 CREATE TABLE chaos.mark (
     transaction bigint, dataset text, at timestamptz NOT NULL, after jsonb,
     PRIMARY KEY (transaction, dataset));
+CREATE TABLE chaos.membership (
+    user_id text, organization text, at timestamptz NOT NULL, is_in boolean);
 
 CREATE FUNCTION chaos.snapshot(dataset text) RETURNS jsonb LANGUAGE sql AS $$
     SELECT jsonb_build_object(
         'state', p.state, 'private', p.private, 'owner_org', p.owner_org,
         'rest', md5((to_jsonb(p) - 'metadata_modified')::text),
+        'title', p.title,
+        'names', (
+            SELECT coalesce(jsonb_object_agg(r.id, r.name), '{{}}')
+            FROM resource r WHERE r.package_id = p.id AND r.state = 'active'),
         'resources', (
             SELECT coalesce(jsonb_object_agg(
                 r.id, md5((to_jsonb(r) - 'metadata_modified' - 'position')::text)), '{{}}')
@@ -49,18 +55,35 @@ BEGIN
     RETURN NULL;
 END $$;
 
+CREATE FUNCTION chaos.membership() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    row_ member := coalesce(NEW, OLD);
+BEGIN
+    IF row_.table_name = 'user' THEN
+        INSERT INTO chaos.membership VALUES (row_.table_id, row_.group_id, clock_timestamp(),
+            TG_OP <> 'DELETE' AND row_.state = 'active');
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE CONSTRAINT TRIGGER chaos_membership AFTER INSERT OR UPDATE OR DELETE ON member
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION chaos.membership();
 CREATE CONSTRAINT TRIGGER chaos_mark AFTER INSERT OR UPDATE OR DELETE ON package
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION chaos.mark();
 CREATE CONSTRAINT TRIGGER chaos_mark AFTER INSERT OR UPDATE OR DELETE ON resource
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION chaos.mark();
 """
 _READ_MARKS = "SELECT transaction, dataset, extract(epoch FROM at)::float, after FROM chaos.mark"
+_READ_MEMBERSHIPS = """
+SELECT user_id, organization, extract(epoch FROM at)::float, is_in FROM chaos.membership ORDER BY at
+"""
 _READ_EVENTS = """
 SELECT id, transaction_id, dataset_id, entity_id, source_id, extract(epoch FROM captured_at)::float
 FROM webhooks_event WHERE origin = 'change'
 """
 _READ_DELIVERIES = """
-SELECT webhook_id, event_id, topic, status, reason FROM webhooks_delivery WHERE topic <> 'ping'
+SELECT d.webhook_id, d.event_id, d.topic, d.status, d.reason, e.entity_id
+FROM webhooks_delivery d LEFT JOIN webhooks_event e ON e.id = d.event_id WHERE d.topic <> 'ping'
 """
 _UNDER_WAY = """
 SELECT (SELECT count(*) FROM webhooks_event WHERE sequence IS NULL)
@@ -87,12 +110,15 @@ class Tables:
         self.url = url
 
     def mark_commits(self) -> None:
-        """Have each transaction that writes to a dataset leave a mark."""
+        """Have each transaction that writes to a dataset or to a membership leave a mark."""
         with self.connected() as cursor:
             cursor.execute(_MARKS)
 
     def marks(self) -> list[Mark]:
         return [Mark(*row) for row in self._rows(_READ_MARKS)]
+
+    def memberships(self) -> list[Membership]:
+        return [Membership(*row) for row in self._rows(_READ_MEMBERSHIPS)]
 
     def events(self) -> list[Event]:
         return [Event(*row) for row in self._rows(_READ_EVENTS)]

@@ -36,6 +36,13 @@ WEIGHTS = {
     "refused": 3,  # written, and rolled back when it is to be committed
     "invalid": 1,
 }
+# Keys and values of a resource: NUL, halves of surrogate pairs, and no numbers.
+ODD = {
+    "a\0b": "c\0d",
+    "\ud800": "\udfff",
+    "numbers": [float("nan"), float("inf"), float("-inf")],
+    "": {"\0": ["\ude00"]},
+}
 # A dataset is written to again and again, as on a portal; older ones are left alone.
 MOST_DATASETS = 12
 
@@ -52,16 +59,19 @@ class Writer:
 
     :param url: of the site
     :param number: the seed
+    :param patience: seconds for which an answer is waited for
     """
 
-    def __init__(self, url: str, token: str, number: int) -> None:
+    def __init__(self, url: str, token: str, number: int, patience: float = 60.0) -> None:
         self.url = url
         self.rng = random.Random(number)
         self.number = number
+        self.patience = patience
         self.count = 0
         self.datasets: list[str] = []
         self.session = requests.Session()
         self.session.headers["Authorization"] = token
+        self.session.headers["Content-Type"] = "application/json"
 
     def write(self) -> Outcome:
         """Write once, whatever comes of it."""
@@ -76,6 +86,15 @@ class Writer:
         if name == "purge" and status == 200:
             self.datasets.remove(data["id"])
         return Outcome(name, status, took, began)
+
+    def write_odd(self) -> None:
+        """Make a dataset with a resource of :data:`ODD` keys and values, and change it."""
+        title = f"odd-{self.number}-{time.time_ns()}"
+        resource = {"url": "http://example.com/odd", "name": title, **ODD}
+        given = {"name": title, "title": title, "owner_org": ORGANIZATION, "resources": [resource]}
+        _status, dataset = self.call("package_create", given)
+        for made in dataset.get("resources", ()):
+            self.call("resource_patch", {"id": made["id"], "name": f"{title} again", **ODD})
 
     def _title(self) -> str:
         self.count += 1
@@ -132,7 +151,10 @@ class Writer:
     def call(self, action: str, data: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Call an action; 0 and nothing where no answer came."""
         try:
-            answer = self.session.post(f"{self.url}/api/3/action/{action}", json=data, timeout=60)
+            # Not by its parameter json, which refuses NaN.
+            answer = self.session.post(
+                f"{self.url}/api/3/action/{action}", data=json.dumps(data), timeout=self.patience
+            )
             result = answer.json().get("result")
         except (requests.RequestException, ValueError):
             return 0, {}

@@ -13,7 +13,15 @@ from types import SimpleNamespace
 import pytest
 
 from bench.chaos import faults, ledger, schedule
-from bench.chaos.ledger import Delivery, Disturbance, Event, Mark, Receipt, Subscriber
+from bench.chaos.ledger import (
+    Delivery,
+    Disturbance,
+    Event,
+    Mark,
+    Membership,
+    Receipt,
+    Subscriber,
+)
 from bench.chaos.schedule import FAULTS
 
 ROOT = Path(__file__).parents[3]
@@ -21,6 +29,7 @@ ROOT = Path(__file__).parents[3]
 SYSADMIN = Subscriber("of-sysadmin", "*", None)
 MEMBER = Subscriber("of-member", "*", ["org"])
 PUBLIC = Subscriber("of-public", "*", [])
+MOVING = Subscriber("of-moving", "*", [], "moving")
 
 
 def dataset(rest="1", private=False, state="active", **resources):
@@ -30,6 +39,8 @@ def dataset(rest="1", private=False, state="active", **resources):
         "owner_org": "org",
         "rest": rest,
         "resources": resources,
+        "title": rest,
+        "names": resources,
     }
 
 
@@ -39,10 +50,15 @@ def books(subscribers=(PUBLIC,), **changes):
         "marks": [Mark(1, "d", 10.0, dataset())],
         "events": [Event("e", 1, "d", "d", None, 9.9)],
         "deliveries": [Delivery("of-public", "e", "dataset/create", "delivered", None)],
-        "receipts": [Receipt("of-public", "e", 11.0, True, False, "")],
+        "receipts": [received("of-public", "dataset/create", "1")],
+        "memberships": [],
         "disturbances": [],
     }
     return ledger.balance(subscribers=list(subscribers), **{**kept, **changes})
+
+
+def received(webhook, topic, called, event="e", sequence=1):
+    return Receipt(webhook, event, 11.0, True, False, "", topic, "d", "d", called, sequence)
 
 
 def wrongs(balance):
@@ -116,15 +132,15 @@ def test_books_that_balance():
 
 
 def test_a_change_that_no_event_tells_is_lost():
-    assert wrongs(books(events=[], deliveries=[], receipts=[])) == {
-        "lost: committed, and no event tells it": ["d"]
-    }
+    found = wrongs(books(events=[], deliveries=[], receipts=[]))
+    assert found["lost: committed, and no event tells it"] == ["d"]
 
 
 def test_what_a_transaction_could_not_capture_may_be_told_by_a_later_one():
     marks = [Mark(1, "d", 10.0, dataset("1")), Mark(2, "d", 12.0, dataset("2"))]
     for event in (Event("e", 2, "d", "d", None, 11.9), Event("e", 77, "d", "d", None, 15.0)):
-        balance = books(marks=marks, events=[event])
+        receipts = [received("of-public", "dataset/create", "2")]
+        balance = books(marks=marks, events=[event], receipts=receipts)
         assert balance.balanced, wrongs(balance)
         assert balance.late
 
@@ -181,24 +197,24 @@ def test_resources_are_told_by_themselves():
 
 
 def test_a_delivery_that_was_never_written_is_found():
-    assert wrongs(books(subscribers=[PUBLIC, MEMBER])) == {
-        "lost: an event, and no delivery to who is to be told": ["e of-member d dataset/create"]
-    }
+    found = wrongs(books(subscribers=[PUBLIC, MEMBER]))
+    assert found["lost: an event, and no delivery to who is to be told"] == [
+        "e of-member d dataset/create"
+    ]
 
 
 def test_a_delivery_to_who_may_not_see_is_found():
-    assert wrongs(books(marks=[Mark(1, "d", 10.0, dataset(private=True))])) == {
-        "delivered to who is not to be told, or twice in the tables": [
-            "e of-public d dataset/create"
-        ]
-    }
+    found = wrongs(books(marks=[Mark(1, "d", 10.0, dataset(private=True))]))
+    assert found["delivered to who is not to be told, or twice in the tables"] == [
+        "e of-public d dataset/create"
+    ]
+    assert found["arrived at who could never read it"] == ["e at of-public: dataset/create 1"]
 
 
 def test_a_delivery_that_never_arrived_is_found():
-    for receipts in ([], [Receipt("of-public", "e", 11.0, False, False, "")]):
-        assert wrongs(books(receipts=receipts)) == {
-            "lost: said to be delivered, and never arrived": ["e for of-public"]
-        }
+    for receipts in ([], [received("of-public", "dataset/create", "1")._replace(acted=False)]):
+        found = wrongs(books(receipts=receipts))
+        assert found["lost: said to be delivered, and never arrived"] == ["e for of-public"]
 
 
 @pytest.mark.parametrize(
@@ -211,19 +227,20 @@ def test_a_delivery_that_never_arrived_is_found():
     ],
 )
 def test_what_was_not_delivered_needs_a_reason(status, reason, balanced):
-    delivery = Delivery("of-public", "e", "dataset/create", status, reason)
-    assert books(deliveries=[delivery], receipts=[]).balanced is balanced
+    delivery = Delivery("of-public", "e", "dataset/create", status, reason, "d")
+    found = wrongs(books(deliveries=[delivery], receipts=[]))
+    assert ("neither delivered nor ended with a reason" not in found) is balanced
 
 
 def test_what_arrived_wrong_is_found():
-    assert not books(receipts=[Receipt("of-public", "e", 11.0, True, False, "signature")]).balanced
+    assert not books(
+        receipts=[received("of-public", "dataset/create", "1")._replace(wrong="signature")]
+    ).balanced
 
 
 def test_what_arrived_from_nowhere_is_found():
-    of_nothing = Receipt("of-public", "x", 11.0, True, False, "")
-    assert not books(
-        receipts=[Receipt("of-public", "e", 11.0, True, False, ""), of_nothing]
-    ).balanced
+    of_nothing = received("of-public", "dataset/create", "1", event="x")
+    assert not books(receipts=[received("of-public", "dataset/create", "1"), of_nothing]).balanced
 
 
 @pytest.mark.parametrize(
@@ -238,8 +255,8 @@ def test_what_arrived_from_nowhere_is_found():
     ],
 )
 def test_what_arrived_twice_needs_an_explanation(cut, disturbance, explanation):
-    first = Receipt("of-public", "e", 11.0, True, cut, "")
-    second = Receipt("of-public", "e", 26.0, True, False, "")
+    first = received("of-public", "dataset/create", "1")._replace(cut=cut)
+    second = first._replace(at=26.0, cut=False)
     balance = books(receipts=[first, second], disturbances=[disturbance] if disturbance else [])
     (found,) = balance.duplicates
     assert found.startswith(explanation)
@@ -247,10 +264,65 @@ def test_what_arrived_twice_needs_an_explanation(cut, disturbance, explanation):
 
 
 def test_a_request_that_failed_is_no_duplicate():
-    failed = Receipt("of-public", "e", 10.5, False, False, "")
-    balance = books(receipts=[failed, Receipt("of-public", "e", 11.0, True, False, "")])
+    told = received("of-public", "dataset/create", "1")
+    balance = books(receipts=[told._replace(at=10.5, acted=False), told])
     assert balance.balanced
     assert not balance.duplicates
+
+
+# --- who joins and leaves
+
+
+def moving(receipts, *memberships):
+    """Give the books of somebody who joins and leaves while a private dataset is changed once."""
+    marks = [
+        Mark(1, "d", 100.0, dataset("first", private=True)),
+        Mark(2, "d", 200.0, dataset("second", private=True)),
+    ]
+    return wrongs(
+        books(
+            subscribers=[MOVING],
+            marks=marks,
+            memberships=[Membership("moving", "org", *each) for each in memberships],
+            receipts=receipts,
+        )
+    )
+
+
+LEAKED, HELD = (
+    "arrived at who could never read it",
+    "held at the end, and not what its owner may see",
+)
+SECOND = received("of-moving", "dataset/create", "second", sequence=2)
+
+
+def test_who_joined_holds_what_there_is():
+    assert not {LEAKED, HELD} & moving([SECOND], (300.0, True)).keys()
+    assert HELD in moving([], (300.0, True))
+
+
+def test_who_left_holds_nothing():
+    gone = received("of-moving", "dataset/delete", None, sequence=3)
+    memberships = (150.0, True), (250.0, False)
+    assert not {LEAKED, HELD} & moving([SECOND, gone], *memberships).keys()
+    assert HELD in moving([SECOND], *memberships)
+
+
+def test_a_version_that_was_replaced_before_somebody_joined_is_a_leak():
+    first = received("of-moving", "dataset/create", "first")
+    assert moving([first, SECOND], (300.0, True))[LEAKED] == [
+        "e at of-moving: dataset/create first"
+    ]
+    assert LEAKED not in moving([first, SECOND], (150.0, True))
+
+
+def test_so_is_one_that_was_written_after_somebody_left():
+    assert LEAKED in moving([SECOND], (110.0, True), (150.0, False))
+
+
+def test_what_was_given_up_is_not_held():
+    failed = Delivery("of-public", "e", "dataset/create", "failed", "503", "d")
+    assert HELD not in wrongs(books(deliveries=[failed], receipts=[]))
 
 
 # --- a run
