@@ -63,15 +63,15 @@ def of_web(folder: Path, effort: Effort) -> Iterator[Row]:
             "web",
             f"added to package_update, {row.webhooks:,} webhooks: p50",
             "ms",
-            [row.added_p50, *row.range_of_added],
+            [row.saves.added_p50, *row.saves.range_of_added],
             row.goal,
             way_2015=way_2015.added(folder, redis_url, content("2015"), tasks, effort.runs)
             if tasks
             else (),
-            ceiling=row.without,
+            ceiling=row.saves.without,
             ceiling_is="the save without",
-            note=f"Told to {row.webhooks:,} webhooks, a save takes {row.ratio:.3f} times as long as"
-            " without the plugin",
+            note=f"Told to {row.webhooks:,} webhooks, a save takes {row.saves.ratio:.3f} times as"
+            " long as without the plugin",
         )
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,15 +52,13 @@ FROM generate_series(1, %s) n
 
 
 @dataclass(frozen=True)
-class Row:
-    """The saves of one dataset, with so many webhooks: milliseconds of each, in turns.
+class Saves:
+    """The same saves, in turns: milliseconds of each.
 
     :ivar without: in a CKAN without the plugin
     :ivar with_: in one that has it
     """
 
-    webhooks: int
-    resources: int
     without: list[float]
     with_: list[float]
 
@@ -90,17 +89,39 @@ class Row:
     def ratio(self) -> float:
         return 1 + self.added_p50 / statistics.median(self.without)
 
+    def __str__(self) -> str:
+        low, high = self.range_of_added
+        return (
+            f"{statistics.median(self.without):>7.1f} {p95(self.without):>6.1f} ms"
+            f"  {statistics.median(self.with_):>7.1f} {p95(self.with_):>6.1f} ms"
+            f"  {self.added_p50:>5.2f} ({low:>5.2f} to {high:>5.2f}) {self.added_p95:>5.2f} ms"
+            f"  {self.ratio:>6.3f}"
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """The saves of one dataset, with so many webhooks."""
+
+    webhooks: int
+    resources: int
+    saves: Saves
+
     @property
     def goal(self) -> float:
-        return max(GOAL_MS, GOAL_PART * statistics.median(self.without))
+        return max(GOAL_MS, GOAL_PART * statistics.median(self.saves.without))
 
     @property
     def met(self) -> bool:
-        return self.added_p50 <= self.goal
+        return self.saves.added_p50 <= self.goal
 
 
 def p95(values: list[float]) -> float:
     return statistics.quantiles(values, n=20)[-1]
+
+
+# Above what is written of saves.
+HEAD = f"{'without p50 p95':>17}  {'with p50 p95':>17}  {'added p50 (range) p95':>28}  {'ratio':>6}"
 
 
 def main() -> None:
@@ -108,20 +129,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="saves of each row")
     arguments = parser.parse_args()
-    print(
-        f"{'webhooks':>8}  {'resources':>9}  {'without p50 p95':>17}  {'with p50 p95':>17}"
-        f"  {'added p50 (range) p95':>28}  {'ratio':>6}  {'goal':>8}"
-    )
+    print(f"{'webhooks':>8}  {'resources':>9}  {HEAD}  {'goal':>8}")
     rows = []
     for row in measure_web(arguments.folder, rounds=arguments.rounds):
         rows.append(row)
-        low, high = row.range_of_added
         print(
-            f"{row.webhooks:>8}  {row.resources:>9}"
-            f"  {statistics.median(row.without):>7.1f} {p95(row.without):>6.1f} ms"
-            f"  {statistics.median(row.with_):>7.1f} {p95(row.with_):>6.1f} ms"
-            f"  {row.added_p50:>5.2f} ({low:>5.2f} to {high:>5.2f}) {row.added_p95:>5.2f} ms"
-            f"  {row.ratio:>6.3f}  {row.goal:>5.2f} ms {'met' if row.met else 'MISSED'}",
+            f"{row.webhooks:>8}  {row.resources:>9}  {row.saves}"
+            f"  {row.goal:>5.2f} ms {'met' if row.met else 'MISSED'}",
             flush=True,
         )
     for resources in sorted({row.resources for row in rows}):
@@ -137,10 +151,10 @@ def told_growth(line: Sequence[Row]) -> str:
     what the fewest do.
     """
     fewest, most = (pick(line, key=lambda row: row.webhooks) for pick in (min, max))
-    flat = most.range_of_added[0] <= fewest.range_of_added[1]
+    flat = most.saves.range_of_added[0] <= fewest.saves.range_of_added[1]
     return (
-        f"{fewest.webhooks} to {most.webhooks} webhooks: {fewest.added_p50:.2f} to"
-        f" {most.added_p50:.2f} ms added, {'flat' if flat else 'it GROWS'}"
+        f"{fewest.webhooks} to {most.webhooks} webhooks: {fewest.saves.added_p50:.2f} to"
+        f" {most.saves.added_p50:.2f} ms added, {'flat' if flat else 'it GROWS'}"
     )
 
 
@@ -154,8 +168,20 @@ def measure_web(
     :param rows: numbers of webhooks and of the dataset's resources
     :param rounds: saves of each row
     """
+    with Receiver() as receiver, side_by_side(folder) as (with_, clients):
+        for webhooks, resources in rows:
+            subscribe(with_, clients["with"], receiver.url, webhooks)
+            saves = rounds if resources < MANY_RESOURCES else max(rounds // 2, PARTS)
+            yield Row(webhooks, resources, save_datasets(clients, resources, saves))
+
+
+@contextmanager
+def side_by_side(folder: Path) -> Iterator[tuple[Site, dict[str, ckanapi.RemoteCKAN]]]:
+    """Run a CKAN without and one with the plugin, each with an organization ``bench``.
+
+    :returns: the one with it; and clients of both, ``without`` and ``with``
+    """
     with (
-        Receiver() as receiver,
         Site(folder / "without", plugins="activity") as without,
         Site(folder / "with", plugins="activity webhooks") as with_,
     ):
@@ -167,11 +193,7 @@ def measure_web(
         }
         for client in clients.values():
             client.action.organization_create(name="bench")
-        for webhooks, resources in rows:
-            subscribe(with_, clients["with"], receiver.url, webhooks)
-            saves = rounds if resources < MANY_RESOURCES else max(rounds // 2, PARTS)
-            took = save_in_turns(clients, resources, saves)
-            yield Row(webhooks, resources, took["without"], took["with"])
+        yield with_, clients
 
 
 def subscribe(site: Site, ckan: ckanapi.RemoteCKAN, address: str, count: int) -> None:
@@ -189,20 +211,30 @@ def subscribe(site: Site, ckan: ckanapi.RemoteCKAN, address: str, count: int) ->
     ckan.action.webhook_delete(id=hook)
 
 
-def save_in_turns(
-    clients: dict[str, ckanapi.RemoteCKAN], resources: int, rounds: int
-) -> dict[str, list[float]]:
-    """Save a new dataset of each site in turns; milliseconds of each save, by site."""
+def save_datasets(clients: Mapping[str, ckanapi.RemoteCKAN], resources: int, rounds: int) -> Saves:
+    """Save a new dataset of each site in turns."""
     datasets = {name: new_dataset(client, resources) for name, client in clients.items()}
-    took: dict[str, list[float]] = {name: [] for name in clients}
+
+    def save(name: str) -> None:
+        changed = {**datasets[name], "title": f"Title {time.monotonic_ns()}"}
+        datasets[name] = clients[name].action.package_update(**changed)
+
+    return in_turns(save, rounds)
+
+
+def in_turns(save: Callable[[str], object], rounds: int) -> Saves:
+    """Save on each site in turns.
+
+    :param save: is given the site's name, ``without`` or ``with``
+    """
+    took: dict[str, list[float]] = {"with": [], "without": []}
     for turn in range(WARM_UP + rounds):
-        for name in sorted(clients, reverse=bool(turn % 2)):
-            changed = {**datasets[name], "title": f"Title {time.monotonic_ns()}"}
+        for name in sorted(took, reverse=bool(turn % 2)):
             started = time.perf_counter()
-            datasets[name] = clients[name].action.package_update(**changed)
+            save(name)
             if turn >= WARM_UP:
                 took[name].append((time.perf_counter() - started) * 1000)
-    return took
+    return Saves(took["without"], took["with"])
 
 
 def new_dataset(ckan: ckanapi.RemoteCKAN, resources: int) -> dict[str, object]:
