@@ -241,7 +241,10 @@ def _move(stand: Stand, over: threading.Event, draw: int) -> None:
 def poison(stand: Stand, draw: int) -> Iterator[None]:
     """What JSON can hold and PostgreSQL, UTF-8 or a reader of JSON cannot is among the writes."""
     client = writer.Writer(stand.site.url, stand.site.token, draw, SOON)
-    client.write_odd()
+    # CKAN takes some at least, unless something else is broken at the same time.
+    patience = time.monotonic() + SOON
+    while not client.write_odd() and time.monotonic() < patience:
+        time.sleep(0.2)
     yield
 
 

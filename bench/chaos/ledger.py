@@ -200,6 +200,9 @@ def balance(
         counts={
             "committed changes": sum(1 for _ in _amounting(marks)),
             "changes of memberships": len(memberships),
+            "changes of odd datasets": sum(
+                mark.after is not None and mark.after["title"].startswith("odd-") for mark in marks
+            ),
             "events": len(events),
             "deliveries": len(deliveries),
             **{status: statuses[status] for status in sorted(statuses)},

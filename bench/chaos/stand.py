@@ -7,12 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import ckanapi
@@ -232,6 +230,6 @@ def extract_before(folder: Path, commit: str) -> Path:
     archived = subprocess.run(command, capture_output=True, check=False)
     if archived.returncode:
         raise SiteError(f"there is no version before: {archived.stderr.decode().strip()}")
-    with tarfile.open(fileobj=BytesIO(archived.stdout)) as archive:
-        archive.extractall(folder, filter="data")
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=archived.stdout, check=True)
     return folder
