@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
+from .. import logs
 from ..model.base import may_be_of_one
 from .attempt import Attempted
 
-log = logging.getLogger(__name__)
+log = logs.logger(__name__)
 
 # Attempts of one set: some 10 ms of PostgreSQL's time.
 MOST_AT_ONCE = 500

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import threading
 import time
 import uuid
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ckan import model
 
-from .. import config, encryption, owners
+from .. import config, encryption, logs, owners
 from ..apart import apart
 from ..model import WebhookState, connected
 from ..model.base import may_be_of_one
@@ -33,7 +32,7 @@ from .lease import Due
 from .logged import Logged, replaced
 from .places import Bounds, Place, Places
 
-log = logging.getLogger(__name__)
+log = logs.logger(__name__)
 
 # While nothing ends and nobody wakes the driver, it looks for due rows so often.
 _LOOK_EVERY = 1.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import uuid
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from .. import logs
 from ..apart import apart
 from ..model import (
     STILL_PENDING,
@@ -29,7 +29,7 @@ from .attempt import Attempted, Outcome
 from .health import Health, after
 from .retry import Decision, Verdict, decide
 
-log = logging.getLogger(__name__)
+log = logs.logger(__name__)
 
 _STATUS = {
     Verdict.DELIVERED: Status.DELIVERED.value,

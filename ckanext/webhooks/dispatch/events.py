@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .. import difference, wellformed
+from .. import difference, logs, wellformed
 from ..model import State
 
-log = logging.getLogger(__name__)
+log = logs.logger(__name__)
 
 
 @dataclass

@@ -14,14 +14,14 @@ That an entity is gone, or hidden, does not wait: it is to be taken back.
 from __future__ import annotations
 
 import datetime
-import logging
 import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from .. import logs
 from ..model import State
 
-log = logging.getLogger(__name__)
+log = logs.logger(__name__)
 
 # Longer than any burst by a person or an import, and short enough that a
 # dataset which is no longer in a loop is soon told of at once.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import uuid
 from typing import Any
 
@@ -11,14 +10,14 @@ import ckan.plugins.toolkit as tk
 import sqlalchemy as sa
 from ckan import model
 
-from .. import topics
+from .. import logs, topics
 from ..deliver import Logged, logged, message, replaced
 from ..model import epoch
 from ..owners import Since
 from ..visibility import ALL, OwnerLabels, Sending, may_see, told
 from . import schema, sight
 
-log = logging.getLogger(__name__)
+log = logs.logger(__name__)
 
 # Events whose content is read at once, and bytes of content after which a page
 # ends early: both bound what one request holds in memory.
