@@ -198,14 +198,17 @@ def _tell(engine: Any, ckan: Any, owner_org: str, hook: str) -> None:
     """Have a dataset told to a receiver, in the name of the one that is shown."""
     with Receiver() as receiver:
         with engine.begin() as connection:
-            connection.execute(sa.text("UPDATE webhooks SET state = 'paused'"))
+            # Not paused, of which a worker's sweep would think that it is over.
+            connection.execute(sa.text("UPDATE webhooks SET state = 'disabled'"))
             connection.execute(sa.text(LENT), {"url": receiver.url, "id": hook})
         ckan.action.package_create(**DATASET, owner_org=owner_org)
         ckan.action.package_patch(id=DATASET["name"], title="Street trees of the city")
         receiver.wait(3, timeout=60)
     with engine.begin() as connection:
         # What it was told is settled a moment after it has arrived.
-        while connection.execute(sa.text(PENDING)).scalar():
+        deadline = time.monotonic() + 60
+        while connection.execute(sa.text(PENDING), {"id": hook}).scalar():
+            assert time.monotonic() < deadline, "what arrived is not settled"
             time.sleep(0.1)
         shown = {"id": hook, "address": WEBHOOKS["healthy"]["address"]}
         for statement in RETURNED.split(";\n"):
@@ -223,7 +226,7 @@ DATASET = {
     ],
 }
 LENT = "UPDATE webhooks SET state = 'active', address = :url WHERE id = :id"
-PENDING = "SELECT count(*) FROM webhooks_delivery WHERE status = 'pending'"
+PENDING = "SELECT count(*) FROM webhooks_delivery WHERE status = 'pending' AND webhook_id = :id"
 RETURNED = """
 UPDATE webhooks SET address = :address WHERE id = :id;
 UPDATE webhooks SET state = 'active';
