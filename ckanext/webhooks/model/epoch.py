@@ -38,7 +38,11 @@ def end(connection: Connection, sequence: int) -> int:
 
     :param sequence: any number of that epoch
     """
-    return int(connection.execute(_END, {"given": sequence, "numbers": NUMBERS}).scalar_one())
+    last = int(connection.execute(_LAST).scalar_one())
+    if of(sequence) >= of(last):
+        return last
+    beyond = (of(sequence) + 1) * NUMBERS
+    return int(connection.execute(_LAST_BELOW, {"beyond": beyond}).scalar_one())
 
 
 _BEGIN = sa.text(
@@ -47,11 +51,7 @@ _BEGIN = sa.text(
     FROM webhooks_event_order
     """
 )
-_END = sa.text(
-    """
-    SELECT CASE WHEN :given / :numbers >= last / :numbers THEN last ELSE coalesce((
-        SELECT max(sequence) FROM webhooks_event
-        WHERE sequence < (:given / :numbers + 1) * :numbers), 0) END
-    FROM (SELECT coalesce(pg_sequence_last_value('webhooks_event_order'), 0) AS last) given
-    """
+_LAST = sa.text("SELECT coalesce(pg_sequence_last_value('webhooks_event_order'), 0)")
+_LAST_BELOW = sa.text(
+    "SELECT coalesce(max(sequence), 0) FROM webhooks_event WHERE sequence < :beyond"
 )

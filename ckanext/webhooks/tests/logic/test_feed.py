@@ -256,6 +256,21 @@ def test_after_a_restore_a_cursor_from_what_was_lost_is_refused_and_no_number_co
     ]
 
 
+def test_numbers_of_any_epoch_and_any_size_are_looked_at(user):
+    """Those of the third epoch and above are larger than what PostgreSQL takes for an integer."""
+    with transaction() as connection:
+        for _ in range(3):
+            epoch.begin(connection)
+    factories.Dataset()
+    work()
+    (event,) = call(user, "webhook_event_list")["events"]
+    assert call(user, "webhook_event_list", after=event["sequence"])["events"] == []
+    for after in (event["sequence"] + 1, event["sequence"] - epoch.NUMBERS, 2**63 - 1):
+        with pytest.raises(tk.ValidationError) as error:
+            call(user, "webhook_event_list", after=after)
+        assert "Begin anew at 0" in str(error.value.error_dict["after"])
+
+
 @pytest.mark.parametrize(
     ("field", "value"), [("after", -1), ("limit", 0), ("limit", 1001), ("topic", "dataset/x")]
 )
