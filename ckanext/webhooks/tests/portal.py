@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +27,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm.exc import ObjectDeletedError
 from standardwebhooks import Webhook as Verifier
 
-from .. import capture, encryption, owners, sweep, tasks
+from .. import capture, encryption, sweep, tasks
+from ..deliver import deliver_due
 from ..dispatch import dispatch, notice_rights
 from . import tables
 from .mirror import Message, Mirror
@@ -49,6 +50,7 @@ REFUSALS = (
 
 _MARKER = re.compile(r"zq\d+zq")
 _PAGE = 3
+_PAGE_OF_FEED = 50
 # What the labels of users stand on: to ask CKAN for them costs 5 ms a user.
 _RIGHTS = sa.text(
     """
@@ -61,6 +63,33 @@ _RIGHTS = sa.text(
                            ORDER BY user_id, package_id) FROM package_member)))
     """
 )
+
+
+# Since before anything was told.
+_EVER = "2000-01-01T00:00:00Z"
+# Time passes: pauses between tries, and those of a circuit that is open.
+_ALL_IS_DUE = sa.text(
+    """
+    UPDATE webhooks_delivery SET due_at = clock_timestamp() WHERE status = 'pending';
+    UPDATE webhooks SET next_at = clock_timestamp() WHERE next_at IS NOT NULL
+    """
+)
+# What waits to be told to a user, by what it waits for.
+_WAITING = sa.text(
+    """
+    SELECT (SELECT count(*) FROM webhooks_event WHERE sequence IS NULL) AS dispatch,
+           count(*) FILTER (WHERE d.tries = 0) AS send,
+           count(*) FILTER (WHERE d.tries > 0) AS retry
+    FROM webhooks_delivery d JOIN webhooks w ON w.id = d.webhook_id
+        JOIN "user" u ON u.id = w.user_id
+    WHERE u.name = :user AND d.status = 'pending'
+    """
+)
+_BETWEEN = {
+    "dispatch": "between a change and its dispatch",
+    "send": "between dispatch and send",
+    "retry": "between a failed send and its retry",
+}
 
 
 class Wrong(AssertionError):
@@ -77,11 +106,15 @@ class Leaked(Wrong):
 
 @dataclass
 class Totals:
-    """What was done and found, over many portals."""
+    """What was done and found, over many portals.
+
+    :ivar rights: when what a user may see became more ("given") or less ("taken")
+    """
 
     sequences: int = 0
     operations: Counter[str] = field(default_factory=Counter)
     refused: int = 0
+    rights: Counter[str] = field(default_factory=Counter)
     events: int = 0
     deliveries: int = 0
     endings: Counter[str] = field(default_factory=Counter)
@@ -94,6 +127,8 @@ class Totals:
         yield f"sequences: {self.sequences}"
         yield f"operations: {self.operations.total()}, of which CKAN refused {self.refused}"
         yield from (f"  {name}: {n}" for name, n in sorted(self.operations.items()))
+        yield f"moments of rights: {self.rights.total()}"
+        yield from (f"  {name}: {n}" for name, n in sorted(self.rights.items()))
         yield f"events: {self.events}"
         yield f"deliveries: {self.deliveries}"
         yield from (f"  {name}: {n}" for name, n in sorted(self.endings.items()))
@@ -132,11 +167,30 @@ class _Reader:
     """A user, as CKAN's rule knows one.
 
     :ivar markers: of everything that this user could read at some committed moment
+    :ivar active: the account is not deleted
+    :ivar was_away: it was once; of what was to be told meanwhile nothing is promised but the feed
+    :ivar moved: how the rights changed since the user last asked for something: given, taken
     """
 
     labels: frozenset[str] = frozenset()
     sysadmin: bool = False
     markers: set[str] = field(default_factory=set)
+    active: bool = True
+    was_away: bool = False
+    moved: set[str] = field(default_factory=set)
+
+    def become(self, labels: frozenset[str], sysadmin: bool, active: bool) -> set[str]:
+        """Have other rights from now on; says whether some were given, and some taken."""
+        before = (self.labels, self.sysadmin)
+        self.labels, self.sysadmin, self.active = labels, sysadmin, active
+        self.was_away |= not active
+        moved = set()
+        if sysadmin > before[1] or labels - before[0]:
+            moved.add("given")
+        if sysadmin < before[1] or before[0] - labels:
+            moved.add("taken")
+        self.moved |= moved
+        return moved
 
     def may_see(self, labels: frozenset[str] | None) -> bool:
         return labels is not None and (self.sysadmin or not self.labels.isdisjoint(labels))
@@ -163,6 +217,8 @@ class Portal:
         self.subscribers = list(self._subscribe())
         notice_rights()
         self.observe()
+        for reader in self._readers.values():
+            reader.moved.clear()
         receiver.clear()
         receiver.respond = self._answer
 
@@ -274,8 +330,9 @@ class Portal:
             self._rights = rights
             for name, reader in self._readers.items():
                 user = model.User.get(name)
-                reader.sysadmin = user.sysadmin
-                reader.labels = frozenset(rule.get_user_dataset_labels(user))
+                active = user.state == model.State.ACTIVE
+                labels = frozenset(rule.get_user_dataset_labels(user) if active else ())
+                self._note_moment(name, reader.become(labels, active and user.sysadmin, active))
         packages = {package.id: package for package in model.Session.query(model.Package)}
         for id_ in self._publishable.keys() - packages.keys():
             self._publishable[id_] = None
@@ -290,6 +347,17 @@ class Portal:
             elif package.state != model.State.DELETED:
                 self._publishable[id_] = None
         model.Session.remove()
+
+    def _note_moment(self, user: str, moved: set[str]) -> None:
+        """Count what waited to be told to a user whose rights have changed."""
+        waiting = model.Session.execute(_WAITING, {"user": user}).mappings().one() if moved else {}
+        for what, count in waiting.items():
+            if count:
+                self.totals.rights.update(f"{how} {_BETWEEN[what]}" for how in moved)
+
+    def _note_asking(self, user: str, what: str) -> None:
+        moved, self._readers[user].moved = self._readers[user].moved, set()
+        self.totals.rights.update(f"{how} before {what}" for how in moved)
 
     def _markers_of(self, dataset: str) -> set[str]:
         shown = call_action("package_show", {"use_cache": False}, id=dataset)
@@ -325,31 +393,87 @@ class Portal:
 
     def dispatch(self) -> None:
         """Decide who is told, and let the sending wait."""
-        owners.forget()
         while dispatch():
             pass
         model.Session.remove()
 
     def deliver(self) -> int:
-        """Send what waits, and look at each request that arrives.
+        """Dispatch and send what waits, and look at each request that arrives.
 
         :returns: how many requests arrived
         """
+        return self._watch(tasks.work_once)
+
+    def send(self) -> int:
+        """Send what was dispatched before, as a worker does whose dispatch is behind."""
+        return self._watch(deliver_due)
+
+    def _watch(self, work: Callable[[], object]) -> int:
         with model.meta.engine.begin() as connection:
-            connection.execute(
-                sa.text(
-                    "UPDATE webhooks_delivery SET due_at = clock_timestamp()"
-                    " WHERE status = 'pending'"
-                )
-            )
-        owners.forget()
+            connection.execute(_ALL_IS_DUE)
         self.receiver.clear()
-        tasks.work_once()
-        leaks = [leak for request in self.receiver.requests for leak in self._look_at(request)]
+        work()
+        model.Session.remove()
+        self._judge(leak for request in self.receiver.requests for leak in self._look_at(request))
+        return len(self.receiver.requests)
+
+    def _judge(self, found: Iterable[str]) -> None:
+        leaks = list(found)
         self.totals.leaks += len(leaks)
         if leaks:
             raise self._wrong(Leaked, leaks)
-        return len(self.receiver.requests)
+
+    # --- what is asked for
+
+    def read_feed(self, user: str) -> Mirror:
+        """Have a user read the feed from its start, and look at each event.
+
+        :returns: what is known by it
+        """
+        mirror = Mirror()
+        if not self._readers[user].active:
+            return mirror
+        self._note_asking(user, "reading the feed")
+        cursor, more = 0, True
+        while more:
+            page = self.act(user, "webhook_event_list", after=cursor, limit=_PAGE_OF_FEED)
+            model.Session.remove()
+            cursor, more = page["cursor"], page["more"]
+            for event in page["events"]:
+                kind, verb = event["topic"].split("/")
+                message = Message(kind, verb, event["entity"], event["sequence"])
+                mirror.take(message)
+                self._judge(self._leaks(user, f"{user} read of", message, json.dumps(event)))
+        return mirror
+
+    def replay(self, user: str) -> None:
+        """Have all webhooks of a user told again all there is, and look at what is sent."""
+        self._note_asking(user, "a replay")
+        for subscriber in self._of(user):
+            self.call(user, "webhook_replay", id=subscriber.hook, since=_EVER)
+        self.deliver()
+
+    def redeliver(self, user: str, which: int) -> None:
+        """Have a delivery of each webhook of a user made again, and look at what is sent.
+
+        :param which: of those that ended
+        """
+        self._note_asking(user, "a redelivery")
+        for subscriber in self._of(user):
+            ended = self._ended(subscriber.hook)
+            if ended:
+                self.call(user, "webhook_redeliver", id=ended[which % len(ended)])
+        self.deliver()
+
+    def _of(self, user: str) -> list[Subscriber]:
+        return [s for s in self.subscribers if s.user == user]
+
+    def _ended(self, hook: str) -> list[int]:
+        ended = sa.text(
+            "SELECT id FROM webhooks_delivery"
+            " WHERE webhook_id = :hook AND ended_at IS NOT NULL ORDER BY id"
+        )
+        return list(model.Session.execute(ended, {"hook": hook}).scalars())
 
     def _wrong(self, kind: type[Wrong], lines: list[str]) -> Wrong:
         """Keep it: Hypothesis ignores what is found where it breaks a sequence off."""
@@ -376,8 +500,16 @@ class Portal:
         if not self._fails(message):
             subscriber.mirror.take(message)
         # An endpoint that answers 503 has read the request all the same.
+        yield from self._leaks(user, f"{subscriber} was sent", message, text)
+
+    def _leaks(self, user: str, told: str, message: Message, text: str) -> Iterator[str]:
+        """Say what a user should not have got of a message.
+
+        Neither what this user could never read, such as what was replaced before it was
+        shown to this user, nor content of what may not be seen any more.
+        """
         reader = self._readers[user]
-        told = f"{subscriber} was sent {message.kind}/{message.verb}"
+        told = f"{told} {message.kind}/{message.verb}"
         unread = set(_MARKER.findall(text)) - reader.markers
         if unread:
             yield f"{told} with {sorted(unread)}, which this user could never read: {text}"
@@ -387,11 +519,14 @@ class Portal:
     def settle(self) -> None:
         """Deliver everything, with all endpoints up, and compare every mirror with CKAN."""
         self.failing = None
-        self.deliver()
-        owners.forget()
+        while self.deliver():
+            pass
         sweep.sweep()
-        notice_rights()
-        self.deliver()
+        if any(reader.was_away for reader in self._readers.values()):
+            # Whose webhooks are taken up again may have other rights since, as is seen each minute.
+            notice_rights()
+        while self.deliver():
+            pass
         if missed := Counter(capture.reconcile())[capture.Found.MISSED]:
             raise Wrong(f"{missed} datasets are not what the log says")
         self.reindex()
@@ -403,15 +538,15 @@ class Portal:
             raise self._wrong(Different, found)
 
     def _differences(self) -> Iterator[str]:
-        readable = {user: self.readable(user) for user in USERS}
-        for subscriber in self.subscribers:
-            wanted = [
-                dataset
-                for dataset in readable[subscriber.user]
-                if dataset["type"] != "harvest" and subscriber.wants(dataset)
-            ]
-            for line in subscriber.mirror.differences(wanted):
-                yield f"{subscriber}: {line}"
+        for user, reader in self._readers.items():
+            if not reader.active:
+                continue
+            readable = [d for d in self.readable(user) if d["type"] != "harvest"]
+            feed = self.read_feed(user)
+            yield from (f"{user}'s feed: {line}" for line in feed.differences(readable))
+            for subscriber in () if reader.was_away else self._of(user):
+                wanted = [dataset for dataset in readable if subscriber.wants(dataset)]
+                yield from (f"{subscriber}: {d}" for d in subscriber.mirror.differences(wanted))
 
     def count(self) -> None:
         """Add what happened here to the totals."""

@@ -1,24 +1,29 @@
 """Whatever is done to a portal, what its subscribers were told is what they may see.
 
 Hypothesis lets several users do things at random, every row of the README's
-table among them, and each subscriber's deliveries are fed into a mirror. At
-the end of a sequence each mirror is what CKAN gives that user, and nothing
-that was ever sent holds a text that its receiver could never read.
+table among them, and each subscriber's deliveries are fed into a mirror. Rights
+come and go between all that becomes of a change: its dispatch, its sending, its
+retry, the feed, a replay and a redelivery. At the end of a sequence each mirror is
+what CKAN gives that user, and so is the feed; and nothing that was ever sent or
+read holds a text that its receiver could never read.
 
 ``bin/mirror`` runs this at length.
 """
 
 from __future__ import annotations
 
+import importlib
+import math
 import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from ckan import model
+from ckan import authz, model
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -26,13 +31,12 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     multiple,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
 
-from .. import deliver, dispatch, visibility
-from .portal import ORGANIZATIONS, USERS, Portal, Totals, Wrong, filled
+from .. import deliver, dispatch, owners, visibility
+from .portal import ORGANIZATIONS, USERS, Leaked, Portal, Totals, Wrong, filled
 from .receiver import Receiver
 
 pytestmark = [
@@ -42,7 +46,10 @@ pytestmark = [
     pytest.mark.ckan_config("ckanext.webhooks.retry_schedule", ["0"] + ["3600"] * 99),
 ]
 
-STEPS = 20
+# One step of the second may go all the way from a change to a redelivery.
+STEPS, STEPS_OF_RIGHTS = 20, 8
+# What becomes of a change, in order; before each of it rights may be others than before.
+MOMENTS = ("dispatch", "send", "retry", "feed", "replay", "redelivery")
 
 # Shrinking goes towards the first: a sysadmin is refused nothing.
 by = st.sampled_from(["sysadmin", "sysadmin", "sysadmin", "editor", "member", "collaborator"])
@@ -70,6 +77,10 @@ changes = st.fixed_dictionaries(
         "name": st.sampled_from(["picked", ...]),
     },
 ).filter(bool)
+# Who has one loses it, who has not gets it.
+rights = st.sampled_from([*ORGANIZATIONS, "collaboration", "sysadmin", "account"])
+roles = st.sampled_from(["member", "editor"])
+anybody = st.sampled_from(USERS[1:])
 columns = st.fixed_dictionaries(
     {},
     optional={
@@ -81,8 +92,8 @@ columns = st.fixed_dictionaries(
 ).filter(bool)
 
 
-class Users(RuleBasedStateMachine):
-    """Users of a portal, doing things at random."""
+class Rights(RuleBasedStateMachine):
+    """Datasets of a portal change, and who may see them, whatever becomes of a change meanwhile."""
 
     dataset_ids = Bundle("dataset_ids")
 
@@ -126,6 +137,99 @@ class Users(RuleBasedStateMachine):
     @rule(id=dataset_ids, by=by, changes=changes)
     def patch(self, id, by, changes):
         self.portal.call(by, "package_patch", id=id, **self.fill(changes))
+
+    # --- rights
+
+    @rule(id=dataset_ids, user=anybody, right=rights, role=roles)
+    def change_rights(self, id, user, right, role):
+        if right == "collaboration":
+            self.change_collaboration(user, id, role)
+        elif right == "sysadmin":
+            self.change_sysadmin(user)
+        elif right == "account":
+            self.change_account(user)
+        else:
+            self.change_membership(user, right, role)
+
+    def change_membership(self, user, of, role):
+        group = model.Group.get(of)
+        if group is None:
+            return  # where it was purged, CKAN fails an assertion of its own
+        is_in = {"group_id": group.id, "table_id": model.User.get(user).id, "state": "active"}
+        if model.Session.query(model.Member).filter_by(**is_in).first():
+            self.portal.call("sysadmin", "organization_member_delete", id=of, username=user)
+        else:
+            self.portal.call(
+                "sysadmin", "organization_member_create", id=of, username=user, role=role
+            )
+
+    def change_collaboration(self, user, id, capacity):
+        of = {"id": id, "user_id": user}
+        if authz.user_is_collaborator_on_dataset(model.User.get(user).id, id):
+            self.portal.call("sysadmin", "package_collaborator_delete", **of)
+        else:
+            self.portal.call("sysadmin", "package_collaborator_create", **of, capacity=capacity)
+
+    def change_sysadmin(self, user):
+        given = not model.User.get(user).sysadmin
+        with self.portal.request("sysadmin " + ("given" if given else "taken")):
+            model.User.get(user).sysadmin = given
+            model.Session.commit()
+
+    def change_account(self, user):
+        if model.User.get(user).state == model.State.ACTIVE:
+            self.portal.call("sysadmin", "user_delete", id=user)
+            return
+        with self.portal.request("user restored"):
+            model.User.get(user).state = model.State.ACTIVE
+            model.Session.commit()
+
+    @rule(
+        id=dataset_ids,
+        changes=changes,
+        user=anybody,
+        moments=st.dictionaries(st.sampled_from(MOMENTS), rights, min_size=1),
+        role=roles,
+        which=st.integers(0, 20),
+    )
+    def change_rights_on_the_way(self, id, changes, user, moments, role, which):
+        """A dataset changes, and a user's rights before it is told, sent, sent again, asked for."""
+        self.patch(id, "sysadmin", changes)
+        failing = self.portal.failing
+        ways = {
+            "dispatch": self.portal.dispatch,
+            "send": partial(self.send, ""),
+            "retry": partial(self.send, failing),
+            "feed": partial(self.portal.read_feed, user),
+            "replay": partial(self.portal.replay, user),
+            "redelivery": partial(self.portal.redeliver, user, which),
+        }
+        for moment in MOMENTS:
+            if moment in moments:
+                self.change_rights(id, user, moments[moment], role)
+            ways[moment]()
+
+    def send(self, failing: str | None) -> None:
+        self.portal.failing = failing
+        self.portal.send()
+
+    @rule(failing=st.sampled_from([None, "", "dataset", "resource"]))
+    def endpoints_fail(self, failing):
+        self.portal.failing = failing
+
+    def teardown(self):
+        try:
+            self.portal.settle()
+        finally:
+            self.portal.count()
+
+
+class Users(Rights):
+    """Users of a portal, doing all there is to do at random."""
+
+    dataset_ids = Rights.dataset_ids
+
+    # --- datasets
 
     @rule(id=dataset_ids, by=by, changes=changes)
     def update(self, id, by, changes):
@@ -375,45 +479,19 @@ class Users(RuleBasedStateMachine):
             )
         portal.reindex()
 
-    # --- rights
+    # --- what users ask for
 
-    RIGHTS = True
+    @rule(user=anybody)
+    def read_feed(self, user):
+        self.portal.read_feed(user)
 
-    @precondition(lambda self: self.RIGHTS)
-    @rule(
-        user=st.sampled_from(USERS[1:]),
-        of=organization,
-        role=st.sampled_from(["member", "editor", "admin", None]),
-    )
-    def change_membership(self, user, of, role):
-        if model.Group.get(of) is None:
-            return  # where it was purged, CKAN fails an assertion of its own
-        if role:
-            self.portal.call(
-                "sysadmin", "organization_member_create", id=of, username=user, role=role
-            )
-        else:
-            self.portal.call("sysadmin", "organization_member_delete", id=of, username=user)
+    @rule(user=anybody)
+    def replay(self, user):
+        self.portal.replay(user)
 
-    @precondition(lambda self: self.RIGHTS)
-    @rule(
-        id=dataset_ids,
-        user=st.sampled_from(["collaborator", "nobody"]),
-        capacity=st.sampled_from(["member", "editor", None]),
-    )
-    def change_collaboration(self, id, user, capacity):
-        of = {"id": id, "user_id": user}
-        if capacity:
-            self.portal.call("sysadmin", "package_collaborator_create", **of, capacity=capacity)
-        else:
-            self.portal.call("sysadmin", "package_collaborator_delete", **of)
-
-    @precondition(lambda self: self.RIGHTS)
-    @rule(user=st.sampled_from(USERS[1:]), sysadmin=st.booleans())
-    def change_sysadmin(self, user, sysadmin):
-        with self.portal.request("sysadmin " + ("given" if sysadmin else "taken")):
-            model.User.get(user).sysadmin = sysadmin
-            model.Session.commit()
+    @rule(user=anybody, which=st.integers(0, 20))
+    def redeliver(self, user, which):
+        self.portal.redeliver(user, which)
 
     # --- the worker and the endpoints
 
@@ -424,16 +502,6 @@ class Users(RuleBasedStateMachine):
     @rule()
     def deliver(self):
         self.portal.deliver()
-
-    @rule(failing=st.sampled_from([None, "", "dataset", "resource"]))
-    def endpoints_fail(self, failing):
-        self.portal.failing = failing
-
-    def teardown(self):
-        try:
-            self.portal.settle()
-        finally:
-            self.portal.count()
 
 
 def end(transaction: Any, commits: bool) -> None:
@@ -448,18 +516,24 @@ def local_session() -> Any:
 
 
 def run(
-    receiver: Receiver, totals: Totals, examples: int, number: int, *, shrinks: bool = True
+    machine: type[Rights],
+    receiver: Receiver,
+    totals: Totals,
+    examples: int,
+    number: int,
+    *,
+    shrinks: bool = True,
 ) -> None:
     """Let the users loose on so many portals, one after the other.
 
     :param number: the seed
     """
-    start: Any = seed(number)(lambda: Users(receiver, totals))
+    start: Any = seed(number)(lambda: machine(receiver, totals))
     run_state_machine_as_test(
         start,
         settings=settings(
             max_examples=examples,
-            stateful_step_count=STEPS,
+            stateful_step_count=STEPS if machine is Users else STEPS_OF_RIGHTS,
             deadline=None,
             database=None,
             phases=[Phase.generate, *([Phase.shrink] if shrinks else [])],
@@ -470,12 +544,21 @@ def run(
     )
 
 
+@pytest.fixture(autouse=True)
+def nothing_grows_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rights are known by what was noted, and not because time went by."""
+    monkeypatch.setattr(owners, "FRESH_FOR", math.inf)
+
+
 def test_every_mirror_is_what_its_user_may_see(receiver: Receiver, say: Callable[[str], None]):
     examples = int(os.environ.get("MIRROR_EXAMPLES", "8"))
     number = int(os.environ.get("MIRROR_SEED", "1"))
     totals = Totals()
     try:
-        run(receiver, totals, examples, number, shrinks="MIRROR_QUICK" not in os.environ)
+        shrinks = "MIRROR_QUICK" not in os.environ
+        of_rights = examples // 3
+        run(Users, receiver, totals, examples - of_rights, number, shrinks=shrinks)
+        run(Rights, receiver, totals, of_rights, number, shrinks=shrinks)
         assert not totals.wrongs, totals.wrongs[0]
     finally:
         for line in (f"seed: {number}", *totals.lines()):
@@ -487,10 +570,10 @@ def test_every_mirror_is_what_its_user_may_see(receiver: Receiver, say: Callable
 
 
 @pytest.fixture
-def found_wrong(receiver: Receiver) -> Callable[[], None]:
-    def find() -> None:
-        with pytest.raises(Wrong):
-            run(receiver, Totals(), 30, 1, shrinks=False)
+def found_wrong(receiver: Receiver) -> Callable[..., None]:
+    def find(machine: type[Rights] = Users, kind: type[Wrong] = Wrong) -> None:
+        with pytest.raises(kind):
+            run(machine, receiver, Totals(), 30, 1, shrinks=False)
 
     return find
 
@@ -519,6 +602,18 @@ def test_resources_that_are_forgotten_are_found(found_wrong, monkeypatch):
 def test_sending_what_was_decided_without_asking_again_is_found(found_wrong, monkeypatch):
     monkeypatch.setattr(deliver.loop, "_sending", lambda *_: visibility.Sending.CONTENT)
     found_wrong()
+
+
+def test_rights_that_are_kept_whatever_was_noted_are_found(found_wrong, monkeypatch):
+    monkeypatch.setattr(owners, "_forget_what_changed", lambda: None)
+    found_wrong(Rights, Leaked)
+
+
+def test_old_versions_that_are_given_to_whoever_asks_are_found(found_wrong, monkeypatch):
+    # By its name: the package has a function of that name, too.
+    logged = importlib.import_module("ckanext.webhooks.deliver.logged")
+    monkeypatch.setattr(logged, "is_given_again", lambda *_: True)
+    found_wrong(Rights, Leaked)
 
 
 def test_filters_that_are_ignored_are_found(found_wrong, monkeypatch):
@@ -590,4 +685,48 @@ def test_a_resource_that_is_removed_by_what_hides_its_dataset_is_a_stub(portal):
     portal.deliver()
     hidden = {"name": portal.marker(), "private": True, "resources": []}
     portal.call("sysadmin", "package_patch", id=created["id"], **hidden)
+    portal.settle()
+
+
+def join(portal: Portal, organization: str) -> None:
+    """Let somebody into an organization who could see nothing of it."""
+    of = {"id": organization, "username": "nobody", "role": "member"}
+    portal.call("sysadmin", "organization_member_create", **of)
+
+
+@pytest.mark.parametrize("state", ["deleted", "draft"])
+def test_who_joins_after_a_dataset_was_gone_is_told_neither_what_it_was_nor_its_name(portal, state):
+    created = portal.call(
+        "sysadmin",
+        "package_create",
+        name=portal.marker(),
+        title=portal.marker(),
+        owner_org="alpha",
+        private=True,
+        resources=[{"url": "http://example.com/a", "name": portal.marker()}],
+    )
+    portal.call("sysadmin", "package_patch", id=created["id"], state=state)
+    portal.deliver()
+    join(portal, "alpha")
+    portal.deliver()
+    portal.read_feed("nobody")
+    portal.replay("nobody")
+    portal.settle()
+
+
+def test_a_resource_that_only_moved_with_its_dataset_is_in_the_feed_for_who_came_later(portal):
+    created = portal.call(
+        "sysadmin",
+        "package_create",
+        name="moved",
+        owner_org="alpha",
+        private=True,
+        resources=[{"url": "http://example.com/a", "name": "a"}],
+    )
+    join(portal, "alpha")
+    portal.deliver()
+    portal.call("sysadmin", "package_patch", id=created["id"], groups=[{"name": "group"}])
+    portal.deliver()
+    # Other rights since, of whatever kind.
+    join(portal, "beta")
     portal.settle()
