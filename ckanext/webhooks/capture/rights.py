@@ -24,7 +24,8 @@ COUNTS = {
 }
 # What is mapped to the tables from which CKAN takes a user's labels.
 MOVING = (model.Member, model.PackageMember, model.User, model.Group)
-_NOTE = f"""{bounds.BEGIN}
+# Within a save, of whatever connection.
+NOTE = f"""{bounds.BEGIN}
     INSERT INTO webhooks_right (user_id) SELECT unnest(CAST(%(ids)s AS text[]));
     {bounds.END}
 """
@@ -60,7 +61,7 @@ def note(connection: Connection, user_ids: Collection[str | None]) -> None:
     :raises Exception: whatever the database raises; the transaction is as it was before
     """
     try:
-        connection.exec_driver_sql(_NOTE, {"ids": list(user_ids)})
+        connection.exec_driver_sql(NOTE, {"ids": list(user_ids)})
     except Exception:
         connection.exec_driver_sql(bounds.UNDO)
         raise
