@@ -609,13 +609,6 @@ def test_rights_that_are_kept_whatever_was_noted_are_found(found_wrong, monkeypa
     found_wrong(Rights, Leaked)
 
 
-def test_old_versions_that_are_given_to_whoever_asks_are_found(found_wrong, monkeypatch):
-    # By its name: the package has a function of that name, too.
-    logged = importlib.import_module("ckanext.webhooks.deliver.logged")
-    monkeypatch.setattr(logged, "is_given_again", lambda *_: True)
-    found_wrong(Rights, Leaked)
-
-
 def test_filters_that_are_ignored_are_found(found_wrong, monkeypatch):
     everything = sa.text(dispatch.write._INSERT.text.replace("w.filters = '{}'", "true"))
     assert everything.text != dispatch.write._INSERT.text
@@ -730,3 +723,41 @@ def test_a_resource_that_only_moved_with_its_dataset_is_in_the_feed_for_who_came
     # Other rights since, of whatever kind.
     join(portal, "beta")
     portal.settle()
+
+
+@pytest.fixture
+def replaced(portal: Portal) -> Portal:
+    """One version of a dataset was mended before somebody joined who may see the dataset."""
+    created = portal.call(
+        "sysadmin",
+        "package_create",
+        name="mended",
+        title=portal.marker(),
+        owner_org="alpha",
+        private=True,
+        resources=[{"url": "http://example.com/a", "name": portal.marker()}],
+    )
+    mended = [{"url": "http://example.com/a", "name": "a"}]
+    portal.call("sysadmin", "package_patch", id=created["id"], title="Mended", resources=mended)
+    portal.deliver()
+    join(portal, "alpha")
+    portal.deliver()
+    return portal
+
+
+ASKING = {"feed": Portal.read_feed, "replay": Portal.replay}
+
+
+@pytest.mark.parametrize("way", ASKING)
+def test_who_joins_after_a_version_was_replaced_is_not_given_it(replaced, way):
+    ASKING[way](replaced, "nobody")
+    replaced.settle()
+
+
+@pytest.mark.parametrize("way", ASKING)
+def test_old_versions_that_are_given_to_whoever_asks_are_found(replaced, way, monkeypatch):
+    # By its name: the package has a function of that name, too.
+    logged = importlib.import_module("ckanext.webhooks.deliver.logged")
+    monkeypatch.setattr(logged, "is_given_again", lambda *_: True)
+    with pytest.raises(Leaked):
+        ASKING[way](replaced, "nobody")
