@@ -64,8 +64,10 @@ class Logged:
         """
         what = self.sending(verb, labels)
         published = publishable(verb == "delete", self.row.labels_before, self.row.labels)
-        if what is not Sending.CONTENT or is_given_again(
-            published, since.lasting, self._told_as_of, since.sequence, not is_replaced
+        # What is gone is nobody's newest: who came after that could see neither it nor its name.
+        is_newest = not is_replaced and verb != "delete"
+        if what is Sending.NOTHING or is_given_again(
+            published, since.lasting, self._told_as_of, since.sequence, is_newest
         ):
             return what
         return Sending.MARKER
@@ -135,7 +137,8 @@ _EVENTS = sa.text(
 _REPLACED = sa.text(
     """
     WITH asked AS MATERIALIZED (
-        SELECT e.id, e.entity_type, e.entity_id, e.dataset_id, e.content IS NOT NULL AS has_own,
+        SELECT e.id, e.entity_type, e.entity_id, e.dataset_id, e.facets,
+               e.content IS NOT NULL AS has_own,
                coalesce(e.version, source.version) AS version
         FROM webhooks_event e LEFT JOIN webhooks_event source ON source.id = e.source_id
         WHERE e.id = ANY(CAST(:ids AS text[]))),
@@ -151,6 +154,10 @@ _REPLACED = sa.text(
             AND (asked.entity_type = 'dataset' OR newer.sequence IS NULL OR EXISTS (
                 SELECT FROM webhooks_event r
                 WHERE r.source_id = newer.id AND r.entity_id = asked.entity_id
-                    AND r.origin <> 'rights')))
+                    AND r.origin <> 'rights'
+                    -- What only moved with its dataset, into a group say, is what it was.
+                    AND (r.changed IS DISTINCT FROM '{}'
+                        OR r.labels_before IS NULL OR r.labels IS NULL
+                        OR r.facets -> 'dataset' IS DISTINCT FROM asked.facets -> 'dataset'))))
     """
 )
