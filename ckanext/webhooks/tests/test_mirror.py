@@ -582,8 +582,13 @@ def test_labels_that_are_ignored_are_found(found_wrong, monkeypatch):
     def sees_what_is_active(dataset, owner):
         return dataset is not None
 
-    for module in (visibility, dispatch.run, dispatch.rights):
+    class Everybody(visibility.Audience):
+        def __init__(self, owners):
+            super().__init__(dict.fromkeys(owners, visibility.ALL))
+
+    for module in (visibility, dispatch.rights):
         monkeypatch.setattr(module, "may_see", sees_what_is_active)
+    monkeypatch.setattr(dispatch.run, "Audience", Everybody)
     found_wrong()
 
 
