@@ -211,7 +211,8 @@ def notice(connection: Connection, reading: Reading, all_told: bool) -> Serving:
     move = {
         row.user_id: now[row.user_id]
         for row in rows
-        if row.user_id in served.keys() & now.keys()
+        if row.user_id in served
+        and row.user_id in now
         and row.next_labels is None
         and not row.is_noted
         and reading.served[row.user_id] == (row.labels, row.next_labels)
