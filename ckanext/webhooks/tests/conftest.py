@@ -5,16 +5,19 @@ The fixtures of the acceptance tier are in its own files.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import ckan.plugins as p
 import ckan.plugins.toolkit as tk
 import pytest
 from ckan import model
 from ckan.lib import plugins as lib_plugins
+from ckan.plugins import core as plugins_core
 from ckan.tests import factories
 from ckan.tests.helpers import _get_test_app, changed_config
 from passlib.hash import pbkdf2_sha512
@@ -43,16 +46,23 @@ def webhooks_db(ckan_config: Any, load_plugins: Callable[[Any], None]) -> Iterat
     load_plugins(ckan_config)
     # The user that CKAN makes when it is loaded was noted.
     tables.empty_ours()
-    _hear()
     yield
     model.Session.rollback()
 
 
-def _hear() -> None:
-    """Let our loggers speak: whatever loaded CKAN's configuration has silenced those there were."""
+@pytest.fixture(autouse=True)
+def loggers_speak() -> None:
+    """Let our loggers speak, whatever came before has silenced.
+
+    To load CKAN's configuration disables all that there are, and a worker that a test started
+    in this process leaves them to say errors alone.
+    """
+    logging.root.setLevel(logging.WARNING)
     for name, logger in logging.root.manager.loggerDict.items():
-        if name.startswith("ckanext.webhooks") and isinstance(logger, logging.Logger):
-            logger.disabled = False
+        is_ours = name == "ckanext" or name.startswith("ckanext.webhooks")
+        if is_ours and isinstance(logger, logging.Logger):
+            logger.disabled, logger.propagate = False, True
+            logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +85,7 @@ def load_plugins() -> Callable[[Any], None]:
             model.Session.remove()
             return
         before = dict(config)
-        p.load_all()
+        _load_anew()
         wanted, got = (model.meta.engine, before), dict(config)
 
     return load
@@ -95,6 +105,16 @@ def visit(webhooks_db: None, made: dict[str, Any]) -> Any:
         with changed_config("WTF_CSRF_ENABLED", False):
             made["app"] = _get_test_app()
     return lambda user=None: Visitor(made["app"], user)
+
+
+def _load_anew() -> None:
+    """Load the plugins that CKAN's configuration names, instead of those that are loaded.
+
+    CKAN brings all that it has up to date after it has unloaded them, and again at the end.
+    """
+    with mock.patch.object(plugins_core, "plugins_update"):
+        p.unload_all()
+    p.load_all()
 
 
 @pytest.fixture
@@ -149,6 +169,12 @@ def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
     chosen = [item for item in items if _is_chosen(item, config)]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
     items[:] = lanes.longest_first(chosen)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector of garbage what stays to the end: CKAN, and the tests themselves."""
+    gc.collect()
+    gc.freeze()
 
 
 def _is_chosen(item: Any, config: Any) -> bool:

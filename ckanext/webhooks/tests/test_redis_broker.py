@@ -140,7 +140,6 @@ def test_a_worker_outlives_a_redis_that_may_not_be_written_to(
     monkeypatch.setitem(queue.app.conf, "worker_consumer", consuming.__name__ + ":Persistent")
     worked = threading.Event()
     monkeypatch.setattr(tasks, "work_once", worked.set)
-    consuming.log.disabled = False  # CKAN's logging silences what was imported before
     with start_worker(queue.app, pool="solo", perform_ping_check=False):
         redis_of_its_own.config_set("min-replicas-to-write", 3)
         redis_of_its_own.client_kill_filter(_type="normal", skipme=True)

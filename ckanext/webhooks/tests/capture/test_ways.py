@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 
 import pytest
 from ckan import model
@@ -69,17 +68,6 @@ def test_the_state_set_by_a_patch():
     assert states(dataset["id"]) == ["active", "deleted", "active", "hidden", "active"]
 
 
-@pytest.fixture
-def loggers_stay_on():
-    """CKAN's command reads the configuration anew, which silences every logger there is."""
-    loggers = [log for log in logging.root.manager.loggerDict.values() if hasattr(log, "disabled")]
-    disabled = [log.disabled for log in loggers]
-    yield
-    for log, was in zip(loggers, disabled, strict=True):
-        log.disabled = was
-
-
-@pytest.mark.usefixtures("loggers_stay_on")
 @pytest.mark.parametrize("how", ["delete", "purge"])
 def test_ckans_own_command(how, cli):
     dataset = factories.Dataset()

@@ -177,7 +177,6 @@ def test_a_webhook_that_is_being_settled_waits_for_the_next_sweep(mailbox):
 
 @pytest.fixture
 def logged(caplog):
-    sweep_mail.log.disabled = False
     caplog.set_level(logging.INFO, logger=sweep_mail.__name__)
     return lambda: [r.getMessage() for r in caplog.records if r.name == sweep_mail.__name__]
 
