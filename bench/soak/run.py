@@ -96,7 +96,7 @@ def standing(folder: Path, seconds: float) -> Iterator[Stand]:
         stand.site.start_web("gunicorn", workers=2)
         ckan = ckanapi.RemoteCKAN(stand.site.url, apikey=stand.site.token)
         ckan.action.organization_create(name="soak")
-        for n in range(SAVED):
+        for n in range(_saved(seconds)):
             ckan.action.package_create(name=f"saved-{n}", owner_org="soak")
         stand.settle()
         stand.subscribe(WEBHOOKS, owners=OWNERS)
@@ -119,7 +119,7 @@ def _figures(stand: Stand, seconds: float, rate: float, result: Result) -> Itera
     interval = min(INTERVAL, seconds / INTERVALS)
     threads = [
         threading.Thread(target=_commit, args=(stand, rate - SAVES, told, ending), name="commits"),
-        threading.Thread(target=_save, args=(stand, saves, ending), name="saves"),
+        threading.Thread(target=_save, args=(stand, _saved(seconds), saves, ending), name="saves"),
     ]
     stand.endpoints.take()
     with (
@@ -191,12 +191,17 @@ def _commit(stand: Stand, rate: float, told: Told, ending: threading.Event) -> N
                 n += 1
 
 
-def _save(stand: Stand, saves: list[float], ending: threading.Event) -> None:
+def _saved(seconds: float) -> int:
+    """Give how many datasets are saved in turn: a short run comes to few."""
+    return max(1, min(SAVED, round(seconds * SAVES)))
+
+
+def _save(stand: Stand, datasets: int, saves: list[float], ending: threading.Event) -> None:
     ckan = ckanapi.RemoteCKAN(stand.site.url, apikey=stand.site.token)
     n = 0
     while not ending.wait(1 / SAVES):
         started = time.monotonic()
-        ckan.action.package_patch(id=f"saved-{n % SAVED}", title=f"Title {n}")
+        ckan.action.package_patch(id=f"saved-{n % datasets}", title=f"Title {n}")
         saves.append((time.monotonic() - started) * 1000)
         n += 1
 
