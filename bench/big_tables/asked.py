@@ -215,9 +215,9 @@ def _ended(webhook_id: str) -> int:
 
 
 def _nearly_all() -> int:
-    """Give the MiB of content that the log has, but a little."""
+    """Give the MiB of content that the log has, but a little: whole ones, and not none."""
     statement = sa.text("SELECT sum(pg_column_size(content)) FROM webhooks_event")
-    return int(execute(statement)[0][0] / 2**20 * 0.99)
+    return max(1, int(execute(statement)[0][0] / 2**20 * 0.99))
 
 
 _CHANGE = sa.text(

@@ -56,12 +56,15 @@ class Pruned:
         yield f"dead rows of deliveries at the end: {self.dead:,}"
 
 
-def measure(stand: Stand) -> Pruned:
-    """Prune by the retention of this process; the worker, with the site's own, drops nothing."""
+def measure(stand: Stand, seconds: float = BEFORE) -> Pruned:
+    """Prune by the retention of this process; the worker, with the site's own, drops nothing.
+
+    :param seconds: of deliveries before it
+    """
     address = stand.endpoints.address("good")
     execute(sa.text("UPDATE webhooks SET address = :address"), address=address)
     stand.start_worker()
-    before = list(_deliver(stand, time.monotonic() + BEFORE))
+    before = list(_deliver(stand, time.monotonic() + seconds))
     counted: list[int] = []
     pruning = threading.Thread(target=lambda: counted.extend(sweep.drop_old()), name="pruning")
     began = time.monotonic()

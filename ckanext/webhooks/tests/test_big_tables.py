@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -82,7 +83,8 @@ def test_a_plan_is_shown_with_the_index_and_with_what_was_thrown_away():
 
 
 @pytest.mark.acceptance
-@pytest.mark.parametrize("rows", [100_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+# With fewer, the steps of pruning that are judged leave nothing to be pruned beside deliveries.
+@pytest.mark.parametrize("rows", [50_000, pytest.param(1_000_000, marks=pytest.mark.long)])
 def test_a_short_run_asks_everything_and_prunes(tmp_path, rows):
     command = [sys.executable, "-W", "ignore", "-m", "bench.big_tables", str(tmp_path)]
     run = subprocess.run(
@@ -97,5 +99,5 @@ def test_a_short_run_asks_everything_and_prunes(tmp_path, rows):
     for what in ("deliver:", "webhook_patch to disabled", "webhook_delete", "sweep, an owner"):
         (line,) = [line for line in run.stdout.splitlines() if line.startswith(what)]
         assert "  ok" in line, printed
-    assert "pruned " in run.stdout, printed
+    assert re.search("^pruned [1-9]", run.stdout, re.M), printed
     assert "commit to arrival meanwhile" in run.stdout, printed
