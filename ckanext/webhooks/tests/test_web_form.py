@@ -32,7 +32,8 @@ QUIET = 2.0
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     with Site(FOLDER) as prepared:
-        prepared.start_web("gunicorn", workers=2)
+        # One process with threads: each has to compile the templates of all pages.
+        prepared.start_web()
         prepared.start_worker().await_output(READY)
         yield prepared
     shutil.rmtree(FOLDER)

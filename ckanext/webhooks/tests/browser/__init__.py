@@ -30,7 +30,7 @@ ARGUMENTS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--window-size=1200,2000",
+    "--window-size=1200,800",
     # What scrolls smoothly cannot be clicked meanwhile.
     "--force-prefers-reduced-motion",
 )

@@ -20,7 +20,8 @@ FOLDER = Path(__file__).parents[4] / ".dev" / "run" / f"browser-{os.getpid()}"
 @pytest.fixture(scope="package")
 def site() -> Iterator[Site]:
     with Site(FOLDER) as prepared:
-        prepared.start_web("gunicorn", workers=2)
+        # One process with threads: each has to compile the templates of all pages.
+        prepared.start_web()
         prepared.start_worker().await_output(READY)
         yield prepared
     shutil.rmtree(FOLDER)

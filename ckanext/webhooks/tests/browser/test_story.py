@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(params=[True, False], ids=["scripts", "no scripts"])
+@pytest.fixture(scope="module", params=[True, False], ids=["scripts", "no scripts"])
 def publisher(request, ckan, organization: str, open_as) -> Iterator[Browser]:
     """Somebody who publishes datasets, and has logged in."""
     with open_as("publisher", request.param) as opened:
