@@ -355,7 +355,7 @@ def test_a_broker_that_is_away_costs_little_and_loses_nothing(
     for fault in ("stopped", "silent"):
         # A process that noticed the fault before would not try the broker again.
         site.start_web(server, workers=1)
-        usual = statistics.median(save(ckan, dataset, f"usual, {fault} {n}") for n in range(9))
+        usual = statistics.median(save(ckan, dataset, f"usual, {fault} {n}") for n in range(5))
         threads = len(os.listdir(f"/proc/{worker_pid(site)}/task"))
         assert threads == 1, "the web process needs no thread"
         try:
@@ -368,7 +368,7 @@ def test_a_broker_that_is_away_costs_little_and_loses_nothing(
                 f" {(statistics.median(later) - usual) * 1000:+.0f} ms"
             )
             assert first < usual + 2, "the broker's silence reached the save"
-            count += 9 + 6
+            count += 5 + 6
             # Every `ckan` command asks Redis first whether it is there, and CKAN 2.10 and
             # 2.11 wait for ever where it is silent, unless its URL says how long.
             patient = {"CKAN_REDIS_URL": f"{site.redis_url}?socket_timeout=1"}

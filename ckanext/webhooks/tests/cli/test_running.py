@@ -18,7 +18,7 @@ import ckanapi
 import pytest
 
 from ..blocks import sources
-from ..site import Site
+from ..site import READY, Site
 from .test_shown import PAGE
 
 pytestmark = pytest.mark.acceptance
@@ -42,7 +42,8 @@ def ckan(site: Site) -> ckanapi.RemoteCKAN:
 @pytest.fixture
 def worker(site: Site) -> None:
     if not site.workers:
-        site.start_worker()
+        # Who asks before it is ready starts another process to ask again.
+        site.start_worker().await_output(READY)
 
 
 @contextlib.contextmanager
