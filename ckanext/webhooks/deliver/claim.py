@@ -100,14 +100,15 @@ class _OfOne(Exception):
 
 def _claim_or_fewer(count: int, places: Places, seconds: float, is_crowded: bool) -> Claimed:
     """Claim, and where something that cannot be claimed prevents that, put it aside."""
-    try:
-        with connected() as connection:
-            return _claim(connection, count, places, seconds, is_crowded)
-    except Exception as error:
-        # The half may be without it. Where it is not, it comes first in the end.
-        if not may_be_of_one(error) or (count == 1 and not _put_aside_first(error)):
-            raise
-    return _claim_or_fewer(max(1, count // 2), places, seconds, is_crowded)
+    while True:
+        try:
+            with connected() as connection:
+                return _claim(connection, count, places, seconds, is_crowded)
+        except Exception as error:
+            # The half may be without it. Where it is not, it comes first in the end.
+            if not may_be_of_one(error) or (count == 1 and not _put_aside_first(error)):
+                raise
+        count = max(1, count // 2)
 
 
 def _put_aside_first(error: Exception) -> bool:
