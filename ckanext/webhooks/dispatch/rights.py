@@ -93,22 +93,33 @@ class _Outdated(Exception):
     """Somebody has webhooks who had none when rights were read."""
 
 
-def under_reading(work: Callable[[Reading], Result]) -> Result:
+def under_reading(work: Callable[[Reading], Result], notes: Any = None) -> Result:
     """Read what owners may see, and do a work of one transaction with that.
 
     :param work: may raise what :func:`notice` raises where it has to be done anew
+    :param notes: a row of ``_NOTES`` that was read just now
     """
     while True:
         try:
-            return work(_read())
+            return work(_read(notes or _notes()))
         except _Outdated:
-            continue
+            notes = None
 
 
-def _read() -> Reading:
+def if_something_waits(work: Callable[[Reading], Result]) -> Result | None:
+    """Do so, unless nothing waits to be told: that is asked much more often than it is so."""
+    notes = _notes()
+    return under_reading(work, notes) if notes.is_waiting else None
+
+
+def _notes() -> Any:
     with connected() as connection:
-        # Notes first: what is noted later may not be known to CKAN's answers, or may.
-        notes = connection.execute(_NOTES).one()
+        return connection.execute(_NOTES).one()
+
+
+def _read(notes: Any) -> Reading:
+    """:param notes: read before: what is noted later may not be known to CKAN's answers"""
+    with connected() as connection:
         rows = connection.execute(_OWNERS, {"notes": [], "number": 0}).all()
     served = {row.user_id: (row.labels, row.next_labels) for row in rows}
     standing = owners.standing(served)
@@ -450,9 +461,11 @@ _NUMBER_UNDER_LOCK = sa.text(
 )
 # What was noted so far; a number is given under the lock.
 _NOTES = sa.text(
-    """
+    f"""
     SELECT array_agg(id) FILTER (WHERE sequence IS NULL) AS ids,
-           coalesce((SELECT max(sequence) FROM webhooks_right), 0) AS number
+           coalesce((SELECT max(sequence) FROM webhooks_right), 0) AS number,
+           EXISTS (SELECT FROM webhooks_event e
+                   WHERE sequence IS NULL AND {quarantine.DATASET_GOES_ON}) AS is_waiting
     FROM webhooks_right WHERE sequence IS NULL
     """
 )

@@ -60,7 +60,7 @@ def dispatch() -> Dispatched | None:
     :returns: None where nothing waited
     """
     try:
-        return rights.under_reading(_dispatch)
+        return rights.if_something_waits(_dispatch)
     except Exception as error:
         if not may_be_of_one(error):
             raise
