@@ -50,6 +50,8 @@ def site(rabbitmq: RabbitMQ) -> Iterator[Site]:
 @pytest.fixture
 def nudging(site: Site, rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch) -> str:
     """Make this process nudge as one of the site's web processes does; give the queue's name."""
+    for worker in filter(lambda process: process.alive, site.workers):
+        worker.kill()  # an earlier test's, which would take what this one looks for
     monkeypatch.setattr(queue, "app", Celery("test", amqp=Broker, set_as_current=False))
     monkeypatch.setattr(queue, "_quiet_until", 0.0)
     monkeypatch.setattr(config, "broker_url", lambda: rabbitmq.url)

@@ -45,6 +45,7 @@ KEYS = {
     "event_id",
     "occurred_at",
     "sequence",
+    "epoch",
 }
 RESOURCES = [
     {"url": "http://example.com/a", "name": "a"},
