@@ -120,6 +120,14 @@ def entity(receiver: Receiver, topic: str) -> dict:
     return found
 
 
+def edit(site: Site, editor: Browser, name: str) -> None:
+    """Open a dataset's form. A title that is emptied before CKAN's scripts run is taken for that
+    of a new dataset, whose name follows it.
+    """
+    editor.open(f"{site.url}/dataset/edit/{name}")
+    editor.wait_until(lambda: editor.run("return 'slug-preview-target' in ckan.module.instances"))
+
+
 def test_a_public_dataset_is_told_at_the_last_step_and_not_before(
     site, editor, organization, public, member
 ):
@@ -137,14 +145,14 @@ def test_a_public_dataset_is_told_at_the_last_step_and_not_before(
     assert urls == ["http://example.com/a.csv", "http://example.com/b.csv"]
 
     public.clear()
-    editor.open(f"{site.url}/dataset/edit/by-the-form")
+    edit(site, editor, "by-the-form")
     editor.type("#field-title", "By the form again")
     editor.submit(SAVE)
     assert told(public, 1) == ["dataset/update"]
     assert public.requests[0].json["changed"] == ["title"]
 
     public.clear()
-    editor.open(f"{site.url}/dataset/edit/by-the-form")
+    edit(site, editor, "by-the-form")
     if editor.has(UNPUBLISH):
         editor.submit(UNPUBLISH)
         assert told(public, 3) == ["dataset/delete", "resource/delete", "resource/delete"]
@@ -159,7 +167,7 @@ def test_a_private_dataset_is_told_to_members_at_the_last_step(
     resource_step(editor, "http://example.com/a.csv", "go-metadata")
     assert told(member, 2) == ["dataset/create", "resource/create"]
 
-    editor.open(f"{site.url}/dataset/edit/private-by-the-form")
+    edit(site, editor, "private-by-the-form")
     editor.type("#field-title", "Still private")
     editor.submit(SAVE)
     assert told(member, 3)[2:] == ["dataset/update"]

@@ -13,12 +13,12 @@ from ckan.tests import factories
 from ckan.tests.helpers import call_action
 from standardwebhooks import Webhook as Verifier
 
-from ... import config, owners, tasks
+from ... import config, encryption, owners, tasks
 from ...deliver import claim as claiming
 from ...deliver.claim import claim
 from ...deliver.loop import deliver_due
 from ...deliver.places import Bounds, Places
-from ..aside import refusing
+from ..aside import kinds, refusing, try_again
 from ..callers import execute
 from ..receiver import Received, Receiver
 
@@ -428,3 +428,20 @@ def test_one_that_cannot_be_written_stops_no_other(receiver, caplog):
         "SELECT d.status FROM webhooks_attempt JOIN webhooks_delivery d ON d.id = delivery_id"
     )
     assert attempts == [("delivered",)], "no endpoint is to blame"
+
+
+def test_a_secret_that_cannot_be_read_is_no_failure_of_the_endpoint(receiver, monkeypatch):
+    hook = subscribe(receiver, topic="dataset/create")
+    dataset = factories.Dataset()
+    with monkeypatch.context() as other_key:
+        other_key.setattr(config, "secret_keys", lambda: [encryption.derived_key("another")])
+        tasks.work_once()
+    assert receiver.requests == [] and kinds() == ["delivery"]
+    shown = call_action("webhook_show", id=hook)
+    assert (shown["state"], shown["health"]["failing_since"]) == ("active", None)
+    (reason,) = execute("SELECT reason FROM webhooks_delivery")
+    assert "the portal could not send it" in reason[0]
+    try_again()
+    tasks.work_once()
+    assert [r.json["entity"]["id"] for r in receiver.requests] == [dataset["id"]]
+    assert kinds() == []
