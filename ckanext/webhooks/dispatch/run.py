@@ -29,7 +29,7 @@ MAX_BYTES = 4 * 1024 * 1024
 # many events with their resources and so many pairs of event and owner. `bin/bench --lock`
 # measures it. One change is never divided.
 MAX_ROWS = 250
-MAX_TOLD = 1_500
+MAX_TOLD = 1_000
 
 
 @dataclass(frozen=True)
