@@ -304,9 +304,8 @@ class _Drive:
             event = claimed.events.get(delivery.event_id)
             try:
                 reason = _refusal(delivery, event, known.rights.standing)
-                what = None
-                if reason is None:
-                    what = _decided(delivery, event, known.rights, decided)
+                is_open = reason is None
+                what = _decided(delivery, event, known.rights, decided) if is_open else None
                 if reason is not None:
                     ends.cancelled[delivery.id] = reason
                 elif what is None:
@@ -318,7 +317,10 @@ class _Drive:
                 else:
                     self._send(claimed, delivery, what, entities)
             except Exception as error:
-                ends.failed[delivery.id] = error
+                if delivery.topic == PING:  # somebody waits for what comes of it
+                    self._note_failure(claimed, delivery, error)
+                else:
+                    ends.failed[delivery.id] = error
         if late:
             self.more = True
             _log_late(late, claimed.seconds)
@@ -351,10 +353,14 @@ class _Drive:
             self.engine.start(key, request)
         except Exception as error:
             self.places.give_back(place)
-            outcome = Outcome(error=_log_failure(delivery, error))
-            self.books.add(Attempted(delivery, until, sent_at, outcome))
+            self._note_failure(claimed, delivery, error)
             return
         self.under_way[key] = _UnderWay(delivery, until, sent_at, now, place, confidential)
+
+    def _note_failure(self, claimed: Claimed, delivery: Due, error: Exception) -> None:
+        outcome = Outcome(error=_log_failure(delivery, error))
+        until = claimed.until[delivery.id]
+        self.books.add(Attempted(delivery, until, int(claimed.now()), outcome))
 
     def _ping(self, delivery: Due) -> bytes:
         return message.ping(

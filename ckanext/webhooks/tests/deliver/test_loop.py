@@ -445,3 +445,19 @@ def test_a_secret_that_cannot_be_read_is_no_failure_of_the_endpoint(receiver, mo
     tasks.work_once()
     assert [r.json["entity"]["id"] for r in receiver.requests] == [dataset["id"]]
     assert kinds() == []
+
+
+def test_who_sends_a_ping_reads_that_the_secret_cannot_be_read(receiver, monkeypatch):
+    hook = subscribe(receiver, topic="dataset/create")
+    execute(
+        "INSERT INTO webhooks_delivery (webhook_id, event_id, topic, sequence, address, format)"
+        " VALUES (:id, 'ping_1', 'ping', 0, :url, 'classic')",
+        id=hook,
+        url=receiver.url,
+    )
+    with monkeypatch.context() as other_key:
+        other_key.setattr(config, "secret_keys", lambda: [encryption.derived_key("another")])
+        tasks.work_once()
+    ((status, tries, reason),) = deliveries()
+    assert (status, tries) == ("failed", 1) and reason
+    assert kinds() == []
