@@ -2,7 +2,7 @@
 
 ``run`` takes what was captured, a set at a time; ``events`` compares and says
 which events a change amounts to; ``rights`` knows under which labels each
-owner is told, and tells the difference where these change; ``write`` numbers
+owner is told; ``moves`` tells the difference where these change; ``write`` numbers
 events and writes deliveries; ``replay`` tells one webhook again what the log
 has; ``again`` tries what was put aside.
 
@@ -12,7 +12,8 @@ numbered below what was already told.
 """
 
 from .again import try_again
-from .rights import move_on, notice_rights
+from .moves import move_on
+from .rights import notice_rights
 from .run import Dispatched, dispatch
 
 __all__ = ["Dispatched", "dispatch", "move_on", "notice_rights", "try_again"]

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from .. import owners, quarantine
 from ..model import Kind, WebhookState, connected, in_transaction
 from ..model.base import BEGIN, may_be_of_one
-from . import replay, rights, write
+from . import moves, replay, write
 
 # A try takes less (seconds); a worker that dies in its midst delays the next by that.
 _LEASE = 60
@@ -34,7 +34,7 @@ def try_again() -> int:
 def _try(aside: Any) -> bool:
     try:
         if aside.kind == Kind.RIGHTS:
-            rights.tell_aside(aside)
+            moves.tell_aside(aside)
         else:
             _tell_missed(aside)
     except Exception as error:

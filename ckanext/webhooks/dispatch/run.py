@@ -19,7 +19,7 @@ from ..apart import apart
 from ..model import Kind, Origin, State, connected, in_transaction
 from ..model.base import BEGIN, may_be_of_one
 from ..visibility import Audience
-from . import loops, purged, rights, write
+from . import loops, moves, purged, rights, write
 from .events import Event, events_or_fewer
 
 # A set is bounded by count and by content (what it is unpacked), so that a worker's memory is.
@@ -83,7 +83,7 @@ def _dispatch(
         audience = Audience(serving.labels)
         changes = _some(waiting, audience)
         datasets = sorted({change.dataset_id for change in changes.rows})
-        rights.settle(connection, serving, datasets, numbers)
+        moves.settle(connection, serving, datasets, numbers)
         _lift(connection, changes.rows)
         numbers.give(changes.events)
         _slow_down(changes.rows, changes.events)

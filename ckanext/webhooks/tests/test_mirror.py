@@ -586,7 +586,7 @@ def test_labels_that_are_ignored_are_found(found_wrong, monkeypatch):
         def __init__(self, owners):
             super().__init__(dict.fromkeys(owners, visibility.ALL))
 
-    for module in (visibility, dispatch.rights):
+    for module in (visibility, dispatch.moves):
         monkeypatch.setattr(module, "may_see", sees_what_is_active)
     monkeypatch.setattr(dispatch.run, "Audience", Everybody)
     found_wrong()

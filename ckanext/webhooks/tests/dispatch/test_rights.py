@@ -9,7 +9,7 @@ from ckan.tests import factories
 from ckan.tests.helpers import call_action
 
 from ... import owners, sweep, tasks
-from ...dispatch import move_on, notice_rights, rights
+from ...dispatch import move_on, moves, notice_rights
 from ...model import Delivery, Webhook, ping_row, transaction
 from ..callers import call, execute, join, leave
 
@@ -196,16 +196,16 @@ def test_a_new_webhook_is_not_told_what_its_owner_saw_before(receiver, user, org
 
 
 def test_many_datasets_are_told_page_by_page(receiver, user, organization, monkeypatch):
-    monkeypatch.setattr(rights, "PAGE", 2)
+    monkeypatch.setattr(moves, "PAGE", 2)
     subscribe(receiver, user)
     datasets = [private(organization) for _ in range(5)]
     told(receiver)
     join(organization, user)
     notice_rights()
-    moves = 0
+    rounds = 0
     while move_on():
-        moves += 1
-    assert moves == 3
+        rounds += 1
+    assert rounds == 3
     bodies = told(receiver)
     created = [b["entity"]["id"] for b in bodies if b["topic"] == "dataset/create"]
     assert sorted(created) == sorted(d["id"] for d in datasets)
@@ -216,7 +216,7 @@ def test_a_dataset_that_changes_in_the_middle_of_a_move_is_told_in_order(
     receiver, user, organization, joins, monkeypatch
 ):
     """Its owner first learns what the move means for it, then what changed."""
-    monkeypatch.setattr(rights, "PAGE", 1)
+    monkeypatch.setattr(moves, "PAGE", 1)
     subscribe(receiver, user)
     datasets = sorted((private(organization) for _ in range(3)), key=lambda d: d["id"])
     if not joins:
@@ -243,7 +243,7 @@ def test_a_dataset_that_changes_in_the_middle_of_a_move_is_told_in_order(
 def test_who_leaves_in_the_middle_of_a_move_is_told_when_it_ends(
     receiver, user, organization, monkeypatch
 ):
-    monkeypatch.setattr(rights, "PAGE", 1)
+    monkeypatch.setattr(moves, "PAGE", 1)
     subscribe(receiver, user, topic="dataset/*")
     datasets = [private(organization) for _ in range(3)]
     told(receiver)
