@@ -35,6 +35,9 @@ __all__ = ["pytest_fixture_setup", "pytest_terminal_summary", "pytest_xdist_make
 if "PYTEST_XDIST_WORKER" in os.environ:
     lanes.take(os.environ["PYTEST_XDIST_WORKER"])
 
+# Seconds after which a test that is marked long hangs; what the others may take is in setup.cfg.
+LONG = 3600
+
 # CKAN's passwords are made to be slow to guess, and each test makes users.
 pbkdf2_sha512.default_rounds = 1
 
@@ -166,6 +169,8 @@ def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
     for item in items:
         if not any(item.get_closest_marker(tier) for tier in TIERS):
             item.add_marker(_tier(item))
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.timeout(LONG))
     chosen = [item for item in items if _is_chosen(item, config)]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
     items[:] = lanes.longest_first(chosen)

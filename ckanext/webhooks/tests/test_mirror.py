@@ -444,23 +444,29 @@ class Users(Rights):
             read, seen = threading.Event(), threading.Event()
 
             def edit() -> None:
-                with local_session() as other:
-                    other.get(model.Package, id)
+                try:
+                    with local_session() as other:
+                        other.get(model.Package, id)
+                        read.set()
+                        self.set(other, id, there)
+                        other.flush()
+                        seen.wait()
+                        other.commit()
+                finally:
                     read.set()
-                    self.set(other, id, there)
-                    other.flush()
-                    seen.wait()
-                    other.commit()
 
             self.set(model.Session, id, here)
             model.Session.flush()
             with ThreadPoolExecutor(1) as pool:
                 edited = pool.submit(edit)
-                read.wait()
-                wait([edited], 0.05)
-                end(model.Session, commits)
-                self.portal.observe_meanwhile()
-                seen.set()
+                try:
+                    read.wait()
+                    wait([edited], 0.05)
+                    end(model.Session, commits)
+                    self.portal.observe_meanwhile()
+                finally:
+                    # The pool waits for the other session, also where this one was refused.
+                    seen.set()
                 edited.result()
 
     # --- what is told to nobody
