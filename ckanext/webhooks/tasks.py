@@ -19,7 +19,7 @@ from ckan import model
 
 from . import capture, logs, queue
 from .deliver import deliver_due
-from .dispatch import Dispatched, dispatch, move_on, notice_rights, try_again
+from .dispatch import Dispatched, dispatch, move_on, notice_rights, tell_newest, try_again
 from .sweep import STEPS, tell_owners, trim_log
 
 log = logs.logger(__name__)
@@ -124,7 +124,7 @@ def _work() -> tuple[int, int]:
         with _supervised("dispatch") as dispatching:
             sets = _dispatch_all()
         with _supervised("delivery") as delivering:
-            attempts = deliver_due(stopping.is_set)
+            attempts = deliver_due(tell_newest, stopping.is_set)
     finally:
         model.Session.remove()
     if failed := [each.stage for each in (dispatching, delivering) if each.has_failed]:

@@ -52,12 +52,18 @@ _engine: transport.Engine | None = None
 _engine_settings: tuple[transport.Settings, int] | None = None
 
 
-def deliver_due(stopping: Callable[[], bool] = lambda: False) -> int:
+# Tells webhooks how that is now which some deliveries, by their ids, may not tell any more; gives
+# those that may end.
+Telling = Callable[[Sequence[int]], Collection[int]]
+
+
+def deliver_due(tell_newest: Telling, stopping: Callable[[], bool] = lambda: False) -> int:
     """Send what is due, until nothing is due or under way.
 
     Where another thread of this process is already at it, that one is made
     to look again, and this call returns at once.
 
+    :param tell_newest: called before deliveries end whose content may not be published any more
     :param stopping: asked now and then; when true, nothing more is claimed
         and what is under way is finished
     :returns: how many attempts were made
@@ -72,7 +78,7 @@ def deliver_due(stopping: Callable[[], bool] = lambda: False) -> int:
             return made
         try:
             _wanted.clear()
-            made += _Drive(stopping).run()
+            made += _Drive(tell_newest, stopping).run()
         finally:
             _driving.release()
     return made
@@ -172,7 +178,8 @@ class _Drive:
     and comes due again when its lease is over.
     """
 
-    def __init__(self, stopping: Callable[[], bool]) -> None:
+    def __init__(self, tell_newest: Telling, stopping: Callable[[], bool]) -> None:
+        self.tell_newest = tell_newest
         self.stopping = stopping
         self.engine = _opened_engine()
         self.timeout = config.timeout()
@@ -231,7 +238,7 @@ class _Drive:
         self.more, self.is_crowded = claimed.more, claimed.is_crowded
         ends = self._send_all(claimed, known)
         try:
-            _end(claimed, ends)
+            self._end(claimed, ends)
         except Exception:
             self._put_off()
         return len(claimed.deliveries)
@@ -325,6 +332,23 @@ class _Drive:
             self.more = True
             _log_late(late, claimed.seconds)
         return ends
+
+    def _end(self, claimed: Claimed, ends: _Ends) -> None:
+        """End what is not to be sent, and put aside what cannot be.
+
+        Of the unsure ones the owner lost rights a moment ago. Dispatch tells what that means;
+        until then the lease keeps the others waiting.
+        """
+        for delivery_id, error in ends.failed.items():
+            aside.put_aside(delivery_id, error)
+        settle.cancel(ends.cancelled)
+        superseded = _said_otherwise(claimed, ends.unsure)
+        apart(superseded, self._supersede, aside.put_aside, may_be_of_one)
+        # What is told instead is due at once.
+        self.more = self.more or bool(superseded)
+
+    def _supersede(self, delivery_ids: Sequence[int]) -> None:
+        settle.cancel(dict.fromkeys(self.tell_newest(delivery_ids), "superseded"))
 
     def _send(
         self,
@@ -491,18 +515,6 @@ def _may_send(delivery: Due, event: Logged, rights: _Rights, is_again: bool) -> 
         rights.since[delivery.user_id],
         delivery.event_id in rights.old,
     )
-
-
-def _end(claimed: Claimed, ends: _Ends) -> None:
-    """End what is not to be sent, and put aside what cannot be.
-
-    Of the unsure ones the owner lost rights a moment ago. Dispatch tells what that means;
-    until then the lease keeps the others waiting.
-    """
-    for delivery_id, error in ends.failed.items():
-        aside.put_aside(delivery_id, error)
-    superseded = dict.fromkeys(_said_otherwise(claimed, ends.unsure), "superseded")
-    settle.cancel({**ends.cancelled, **superseded})
 
 
 def _said_otherwise(claimed: Claimed, deliveries: Sequence[Due]) -> list[int]:

@@ -236,31 +236,59 @@ def _events(seen: Any, move: _Move, now: Any) -> Iterator[Event]:
     after = may_see(seen.labels, move.next_labels)
     if before == after:
         return
+    for entity in entities(seen):
+        yield event(seen, entity, move.user_id, now, before, after)
+
+
+def newest(connection: Connection, dataset_ids: Iterable[str]) -> dict[str, Any]:
+    """Give the newest state that was told of each of some datasets, if somebody may see it."""
+    bounds = {"cursor": "", "since": _ANY_NUMBER, "moved": None, "signs": array(wellformed.SIGNS)}
+    seen = connection.execute(_ONE, {**bounds, "ids": list(dataset_ids)})
+    return {row.dataset_id: row for row in seen}
+
+
+def entities(seen: Any) -> list[tuple[str, str]]:
+    """Give type and id of a dataset and its resources.
+
+    :param seen: a row of :func:`newest`
+    """
     # Whatever a plugin shows, an entity is told once.
     resources = [("resource", id_) for id_ in dict.fromkeys(_resource_ids(seen))]
-    entities = [("dataset", seen.dataset_id), *resources]
-    for entity_type, entity_id in entities:
-        yield Event(
-            {
-                "id": str(uuid.uuid4()),
-                "origin": Origin.RIGHTS.value,
-                "user_id": move.user_id,
-                "entity_type": entity_type,
-                "entity_id": entity_id,
-                "dataset_id": seen.dataset_id,
-                "source_id": seen.id,
-                "state": (State.ACTIVE if after else State.HIDDEN).value,
-                "labels_before": seen.labels if before else None,
-                "labels": seen.labels if after else None,
-                "facets_before": seen.facets,
-                "facets": seen.facets,
-                "occurred_at": now,
-                "captured_at": now,
-                "changed": [],
-                "content": None,
-            },
-            is_new=True,
-        )
+    return [("dataset", seen.dataset_id), *resources]
+
+
+def event(
+    seen: Any, entity: tuple[str, str], user_id: str, now: Any, before: bool, after: bool
+) -> Event:
+    """Give the event that tells one user of a state that was told before.
+
+    :param seen: the state: a row of :func:`newest`
+    :param entity: type and id
+    :param before, after: the user knew it before; is to know it after it
+    """
+    entity_type, entity_id = entity
+    return Event(
+        {
+            "id": str(uuid.uuid4()),
+            "origin": Origin.RIGHTS.value,
+            "user_id": user_id,
+            "entity_type": entity_type,
+            "entity_id": entity_id,
+            "dataset_id": seen.dataset_id,
+            "source_id": seen.id,
+            "state": (State.ACTIVE if after else State.HIDDEN).value,
+            "labels_before": seen.labels if before else None,
+            "labels": seen.labels if after else None,
+            "facets_before": seen.facets,
+            "facets": seen.facets,
+            "occurred_at": now,
+            "captured_at": now,
+            # What the user knew last may be any state before it.
+            "changed": None if before and after else [],
+            "content": None,
+        },
+        is_new=True,
+    )
 
 
 def _resource_ids(seen: Any) -> list[str]:

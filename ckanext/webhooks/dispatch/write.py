@@ -155,7 +155,7 @@ def write_apart(connection: Connection, pairs: Iterable[dict[str, Any]]) -> None
     def write_some(some: Sequence[str]) -> None:
         connection.exec_driver_sql("SAVEPOINT told")
         try:
-            connection.execute(_INSERT_FOR, {**values, "webhooks": list(some)})
+            write_for(connection, some, rows)
         except Exception:
             connection.exec_driver_sql("ROLLBACK TO SAVEPOINT told")
             raise
@@ -167,6 +167,14 @@ def write_apart(connection: Connection, pairs: Iterable[dict[str, Any]]) -> None
         raise next(iter(failed.values()))
     for webhook_id, error in failed.items():
         quarantine.put_aside(connection, Kind.WEBHOOK, webhook_id, error, sequence=before)
+
+
+def write_for(
+    connection: Connection, webhook_ids: Iterable[str], pairs: Sequence[dict[str, Any]]
+) -> None:
+    """Write what some of the owners' webhooks are told."""
+    if pairs:
+        connection.execute(_INSERT_FOR, {**_columns(pairs), "webhooks": list(webhook_ids)})
 
 
 def write_again(connection: Connection, webhook_id: str, pairs: Sequence[dict[str, Any]]) -> int:

@@ -29,7 +29,7 @@ from standardwebhooks import Webhook as Verifier
 
 from .. import capture, encryption, sweep, tasks
 from ..deliver import deliver_due
-from ..dispatch import dispatch, notice_rights
+from ..dispatch import dispatch, notice_rights, tell_newest
 from . import tables
 from .mirror import Message, Mirror
 from .receiver import Answer, Received, Receiver, accept
@@ -406,7 +406,7 @@ class Portal:
 
     def send(self) -> int:
         """Send what was dispatched before, as a worker does whose dispatch is behind."""
-        return self._watch(deliver_due)
+        return self._watch(partial(deliver_due, tell_newest))
 
     def _watch(self, work: Callable[[], object]) -> int:
         with model.meta.engine.begin() as connection:

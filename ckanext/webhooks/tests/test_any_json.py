@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from .. import capture, deliver, helpers, sweep
 from ..capture import touched
-from ..dispatch import dispatch, move_on
+from ..dispatch import dispatch, move_on, tell_newest
 from ..model import Format
 from .callers import call, create, execute, join
 from .mailbox import Mailbox
@@ -78,7 +78,7 @@ def tell(visit: Callable[..., Visitor], receiver: Receiver) -> Callable[[Any], i
         """Give the bodies that are sent to the user's webhooks."""
         _work()
         receiver.clear()
-        deliver.deliver_due()
+        deliver.deliver_due(tell_newest)
         bodies = [_read(request.body) for request in receiver.requests]
         assert execute("SELECT FROM webhooks_delivery WHERE status <> 'delivered'") == []
         return [
@@ -219,7 +219,7 @@ def test_any_text_of_people_and_endpoints_is_on_pages_and_in_mails(
     )
     factories.Dataset()
     _work()
-    deliver.deliver_due()
+    deliver.deliver_due(tell_newest)
     execute("UPDATE webhooks SET failing_since = clock_timestamp() - interval '2 hours'")
     (row,) = execute("SELECT max(id) AS id FROM webhooks_delivery") or ()
     for path in (f"/webhook/delivery/{row.id}", f"/webhook/{hook}", "/ckan-admin/webhooks"):
@@ -251,6 +251,6 @@ def test_any_label_of_a_plugin_is_told_by(monkeypatch, receiver):
     create(user, address=f"{receiver.url}/odd")
     factories.Dataset()
     _work()
-    deliver.deliver_due()
+    deliver.deliver_due(tell_newest)
     assert [_read(request.body)["topic"] for request in receiver.requests] == ["dataset/create"]
     assert call(user, "webhook_event_list")["events"]

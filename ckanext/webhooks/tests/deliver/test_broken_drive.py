@@ -16,6 +16,7 @@ from ckan.tests import factories
 
 from ... import deliver, model, tasks
 from ...deliver import books, loop
+from ...dispatch import tell_newest
 from ..callers import create, execute
 from ..receiver import Answer, Received, Receiver
 
@@ -90,7 +91,7 @@ def drive(tracer: Tracer) -> threading.Thread:
     def run() -> None:
         sys.settrace(tracer)
         try:
-            loop.deliver_due()
+            loop.deliver_due(tell_newest)
         except Injected:
             pass
         finally:
@@ -168,7 +169,7 @@ def test_a_drive_that_fails_at_any_call_leaves_all_to_the_next(
         assert not driver.is_alive(), code
         trace(None)
         make_due()
-        loop.deliver_due()
+        loop.deliver_due(tell_newest)
         assert undelivered() == 0, code
         return tracer
 

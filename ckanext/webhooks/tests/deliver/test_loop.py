@@ -18,6 +18,7 @@ from ...deliver import claim as claiming
 from ...deliver.claim import claim
 from ...deliver.loop import deliver_due
 from ...deliver.places import Bounds, Places
+from ...dispatch import tell_newest
 from ..aside import kinds, refusing, try_again
 from ..callers import execute
 from ..receiver import Received, Receiver
@@ -162,7 +163,7 @@ def test_what_another_worker_may_have_taken_meanwhile_is_not_sent(receiver, monk
 
     monkeypatch.setattr(owners, "standing", late_at_first)
     monkeypatch.setattr(claiming, "LEASE_MARGIN", 0.2 - config.timeout())
-    assert deliver_due() == 1
+    assert deliver_due(tell_newest) == 1
     assert sent_before == [0, 0], "it was claimed again before it was sent"
     assert "1 deliveries are not sent, since their lease is over" in caplog.text
     assert deliveries() == [("delivered", 1, None)]

@@ -9,7 +9,8 @@ from ckan.tests import factories
 from ckan.tests.helpers import call_action
 
 from ... import owners, sweep, tasks
-from ...dispatch import move_on, moves, notice_rights
+from ...deliver import deliver_due
+from ...dispatch import move_on, moves, notice_rights, tell_newest
 from ...model import Delivery, Webhook, ping_row, transaction
 from ..callers import call, execute, join, leave
 
@@ -270,6 +271,85 @@ def test_what_waits_when_the_right_is_lost_is_superseded(receiver, user, organiz
     assert "Secret" not in str(bodies)
     rows = execute("SELECT DISTINCT reason FROM webhooks_delivery WHERE status = 'cancelled'")
     assert [row.reason for row in rows] == ["superseded"]
+
+
+def fail(request) -> tuple:
+    return 500, {}, b""
+
+
+def accept(request) -> tuple:
+    return 204, {}, b""
+
+
+def test_what_did_not_change_since_it_was_superseded_is_told_as_it_is_now(
+    receiver, user, organization
+):
+    join(organization, user)
+    subscribe(receiver, user)
+    other = subscribe(receiver, user, topic="resource/*")
+    receiver.respond = fail
+    dataset = private(organization, title="Not public yet")
+    told(receiver)
+    call_action("package_patch", id=dataset["id"], title="Public", private=False)
+    told(receiver)
+    leave(organization, user)
+    receiver.respond = accept
+    make_due()
+    bodies = told(receiver)
+    assert sorted(topics(bodies)) == ["dataset/update", "resource/create", "resource/create"]
+    (resource,) = dataset["resources"]
+    for body in bodies:
+        assert "Not public yet" not in str(body)
+        if body["topic"] == "resource/create":
+            assert body["entity"]["id"] == resource["id"]
+            assert body["entity"]["url"] == resource["url"]
+    assert other in [body["webhook_id"] for body in bodies]
+    make_due()
+    assert told(receiver) == [], "it is told once"
+
+
+def test_what_was_told_before_the_right_was_lost_is_not_told_again(receiver, user, organization):
+    """Of two webhooks of one owner, the one that had waited is told."""
+    join(organization, user)
+    subscribe(receiver, user, topic="resource/*")
+    waiting = subscribe(receiver, user, topic="resource/*")
+    receiver.respond = lambda request: (
+        fail(request) if request.json["webhook_id"] == waiting else accept(request)
+    )
+    dataset = private(organization)
+    assert len(told(receiver)) == 2
+    call_action("package_patch", id=dataset["id"], private=False)
+    assert told(receiver) == []
+    leave(organization, user)
+    receiver.respond = accept
+    make_due()
+    (body,) = told(receiver)
+    assert (body["topic"], body["webhook_id"]) == ("resource/create", waiting)
+
+
+def test_what_is_superseded_waits_for_a_change_that_waits(receiver, user, organization):
+    """Under that change the owner may see it no more, and is told so."""
+    join(organization, user)
+    subscribe(receiver, user)
+    receiver.respond = fail
+    dataset = private(organization)
+    told(receiver)
+    call_action("package_patch", id=dataset["id"], private=False)
+    told(receiver)
+    leave(organization, user)
+    notice_rights()
+    while move_on():
+        pass
+    call_action("package_patch", id=dataset["id"], private=True, title="Inside again")
+    receiver.respond = accept
+    make_due()
+    deliver_due(tell_newest)
+    assert receiver.requests == []
+    assert execute("SELECT count(*) FROM webhooks_delivery WHERE status = 'pending'") == [(3,)]
+    make_due()
+    bodies = told(receiver)
+    assert sorted(topics(bodies)) == DELETED
+    assert "Inside again" not in str(bodies)
 
 
 def test_a_right_that_comes_back_unnoticed_loses_nothing(receiver, user, organization):
