@@ -25,6 +25,7 @@ from ckan.lib import plugins as lib_plugins
 from ckan.model.group import MAX_RECURSES
 
 from . import config, logs, wellformed
+from .model import connected
 from .visibility import ALL, OwnerLabels
 
 log = logs.logger(__name__)
@@ -63,6 +64,9 @@ class Since:
     sequence: int | None
 
 
+# User, None for everybody, and number, None where there is none yet, of changes of rights.
+Noted = Collection[tuple[str | None, int | None]]
+
 _cache: dict[str, tuple[float, Owner]] = {}
 # How often something was forgotten: another thread may be reading what it was then.
 _forgotten = 0
@@ -70,12 +74,15 @@ _forgotten = 0
 _known_up_to = 0
 
 
-def standing(user_ids: Iterable[str]) -> dict[str, Owner]:
-    """Give each user's rights: as they are inside CKAN, of elsewhere :data:`FRESH_FOR` s old."""
+def standing(user_ids: Iterable[str], noted: Noted | None = None) -> dict[str, Owner]:
+    """Give each user's rights: as they are inside CKAN, of elsewhere :data:`FRESH_FOR` s old.
+
+    :param noted: what :data:`NOTED` has given a moment ago, None to ask for it
+    """
     wanted = set(user_ids)
     if not wanted:
         return {}
-    _forget_what_changed()
+    _forget_what_changed(_ask_what_was_noted() if noted is None else noted)
     forgotten = _forgotten
     now = time.monotonic()
     for user_id, (read_at, _owner) in list(_cache.items()):
@@ -91,7 +98,7 @@ def standing(user_ids: Iterable[str]) -> dict[str, Owner]:
 def standing_now(user_ids: Collection[str]) -> dict[str, Owner]:
     """Give each user's rights as they are at this moment."""
     forget(user_ids)
-    return standing(user_ids)
+    return standing(user_ids, noted=())
 
 
 def forget(user_ids: Collection[str] | None = None) -> None:
@@ -139,15 +146,25 @@ def _last_of(changes: Collection[Any]) -> int | None:
     return max((change.sequence for change in changes), default=0)
 
 
-def _forget_what_changed() -> None:
+def known_up_to() -> int:
+    """Give the number up to which this process knows the changes of rights: for :data:`NOTED`."""
+    return _known_up_to
+
+
+def _ask_what_was_noted() -> Noted:
+    with connected() as connection:
+        rows = connection.execute(_ALL_NOTED, {"known_up_to": _known_up_to})
+        return [(row.user_id, row.sequence) for row in rows]
+
+
+def _forget_what_changed(noted: Noted) -> None:
     """Forget the answers about those of whom a change was noted since this process last looked."""
     global _known_up_to
-    noted = model.Session.execute(_NOTED, {"known_up_to": _known_up_to}).all()
     if noted:
-        users = [row.user_id for row in noted]
-        forget(None if None in users else users)
+        users = [user_id for user_id, _ in noted if user_id is not None]
+        forget(users if len(users) == len(noted) else None)
         # What has no number yet is seen again when it has.
-        _known_up_to = max(_known_up_to, *(row.sequence or 0 for row in noted))
+        _known_up_to = max(_known_up_to, *(sequence or 0 for _, sequence in noted))
 
 
 def meets_minimum_auth(user: Any) -> bool:
@@ -281,9 +298,9 @@ def _rows(query: Any, user_ids: Collection[str], **parameters: Any) -> list[Any]
     return list(model.Session.execute(query, {"user_ids": list(user_ids), **parameters}).all())
 
 
-_NOTED = sa.text(
-    "SELECT user_id, sequence FROM webhooks_right WHERE sequence IS NULL OR sequence > :known_up_to"
-)
+# The changes of rights that are new to a process which knows them up to a number.
+NOTED = "FROM webhooks_right WHERE sequence IS NULL OR sequence > :known_up_to"
+_ALL_NOTED = sa.text(f"SELECT user_id, sequence {NOTED}")
 # Of each user, and as NULL of everybody.
 _LAST_CHANGES = sa.text(
     """

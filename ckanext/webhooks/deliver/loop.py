@@ -456,7 +456,7 @@ def _rights_of_all(claimed: Claimed) -> _Known:
 
     apart(
         [delivery for delivery in claimed.deliveries if delivery.id not in failed],
-        lambda some: parts.append(_rights(some, claimed.events)),
+        lambda some: parts.append(_rights(some, claimed.events, claimed.is_noted)),
         fail,
         may_be_of_one,
     )
@@ -470,15 +470,18 @@ def _rights_of_all(claimed: Claimed) -> _Known:
     )
 
 
-def _rights(deliveries: Sequence[Due], events: Mapping[str, Logged]) -> _Rights:
-    """Ask what the owners of some deliveries may see."""
+def _rights(deliveries: Sequence[Due], events: Mapping[str, Logged], is_noted: bool) -> _Rights:
+    """Ask what the owners of some deliveries may see.
+
+    :param is_noted: somebody's rights may be others than this process knows
+    """
     again = [
         delivery
         for delivery in deliveries
         if (event := events.get(delivery.event_id)) and event.is_told_again(delivery)
     ]
     return _Rights(
-        owners.standing({d.user_id for d in deliveries if d.user_id}),
+        owners.standing({d.user_id for d in deliveries if d.user_id}, None if is_noted else ()),
         owners.since({delivery.user_id for delivery in again}),
         _replaced({delivery.event_id for delivery in again}),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
@@ -59,40 +59,62 @@ class Reading:
     number: int
 
 
+class _Owner(NamedTuple):
+    """A row of ``webhooks_served``, of somebody who has active webhooks.
+
+    :param is_noted: the user's rights may have changed since they were read
+    """
+
+    user_id: str
+    labels: Any
+    next_labels: Any
+    is_noted: bool
+
+
 class _Outdated(Exception):
     """Somebody has webhooks who had none when rights were read."""
 
 
-def under_reading(work: Callable[[Reading], Result], notes: Any = None) -> Result:
+def under_reading(work: Callable[[Reading], Result]) -> Result:
     """Read what owners may see, and do a work of one transaction with that.
 
     :param work: may raise what :func:`notice` raises where it has to be done anew
-    :param notes: a row of ``_NOTES`` that was read just now
     """
     while True:
+        notes, rows = _ask(always=True)
         try:
-            return work(_read(notes or _notes()))
+            return work(_read(notes, rows))
         except _Outdated:
-            notes = None
+            pass
 
 
 def if_something_waits(work: Callable[[Reading], Result]) -> Result | None:
     """Do so, unless nothing waits to be told: that is asked much more often than it is so."""
-    notes = _notes()
-    return under_reading(work, notes) if notes.is_waiting else None
+    notes, rows = _ask(always=False)
+    if not notes.is_waiting:
+        return None
+    try:
+        return work(_read(notes, rows))
+    except _Outdated:
+        return under_reading(work)
 
 
-def _notes() -> Any:
+def _ask(always: bool) -> tuple[Any, Sequence[Any]]:
+    """Give what was noted, and the owners.
+
+    :param always: the owners also where nothing waits to be told
+    """
     with connected() as connection:
-        return connection.execute(_NOTES).one()
+        values = {"always": always, "known_up_to": owners.known_up_to()}
+        rows = connection.execute(_NOTES_AND_OWNERS, values).all()
+    notes = next(row for row in rows if row.user_id is None)
+    return notes, [row for row in rows if row.user_id is not None]
 
 
-def _read(notes: Any) -> Reading:
-    """:param notes: read before: what is noted later may not be known to CKAN's answers"""
-    with connected() as connection:
-        rows = connection.execute(_OWNERS, {"notes": [], "number": 0}).all()
+def _read(notes: Any, rows: Sequence[Any]) -> Reading:
+    """Ask CKAN what owners may see: what is noted from now on may not be known to its answers."""
     served = {row.user_id: (row.labels, row.next_labels) for row in rows}
-    standing = owners.standing(served)
+    standing = owners.standing(served, notes.noted or ())
     # Another worker may have asked CKAN later than this one.
     changed = [
         row.user_id
@@ -116,7 +138,7 @@ def notice_rights() -> None:
 
 def _notice_rights(reading: Reading) -> None:
     with connected() as connection, in_transaction(connection, _NUMBER_UNDER_LOCK):
-        notice(connection, reading, is_all_told(connection))
+        notice_again(connection, reading)
 
 
 def notice_noted() -> None:
@@ -130,14 +152,21 @@ def notice_noted() -> None:
 def _notice_noted(reading: Reading) -> None:
     with connected() as connection, in_transaction(connection, _NUMBER_UNDER_LOCK) as noted:
         if any(row.has_webhooks for row in noted):
-            notice(connection, reading, is_all_told(connection))
+            notice_again(connection, reading)
 
 
-def is_all_told(connection: Connection) -> bool:
-    return not connection.execute(_IS_WAITING).scalar_one()
+def notice_again(connection: Connection, reading: Reading) -> Serving:
+    """Ask who the owners are and whether something waits, and begin the moves that are due."""
+    rows = connection.execute(_OWNERS, asked(reading)).scalar_one()
+    return notice(connection, reading, rows, not connection.execute(_IS_WAITING).scalar_one())
 
 
-def notice(connection: Connection, reading: Reading, all_told: bool) -> Serving:
+def asked(reading: Reading) -> dict[str, Any]:
+    """Give the values for :data:`OWNERS`."""
+    return {"notes": list(reading.notes), "number": reading.number}
+
+
+def notice(connection: Connection, reading: Reading, rows: Any, all_told: bool) -> Serving:
     """Begin the moves that are due.
 
     Who has gained a right may not be told what was captured before: that may have
@@ -147,15 +176,14 @@ def notice(connection: Connection, reading: Reading, all_told: bool) -> Serving:
     Whose labels could not be read, or may be others than when they were, is told under
     those of before: whether that may be sent is asked again then.
 
+    :param rows: what :data:`OWNERS` has given under the lock
     :param all_told: nothing waits
     :raises _Outdated: somebody is not in the reading
     """
-    rows = connection.execute(
-        _OWNERS, {"notes": list(reading.notes), "number": reading.number}
-    ).all()
-    if not reading.owners >= {row.user_id for row in rows}:
+    all_ = [_Owner(*row) for row in rows or ()]
+    if not reading.owners >= {row.user_id for row in all_}:
         raise _Outdated
-    rows = [row for row in rows if row.user_id in reading.standing]
+    rows = [row for row in all_ if row.user_id in reading.standing]
     served = {
         row.user_id: owner_labels(row.labels if row.next_labels is None else row.next_labels)
         for row in rows
@@ -219,30 +247,37 @@ _NUMBER_UNDER_LOCK = sa.text(
         SELECT FROM webhooks w WHERE w.user_id = r.user_id AND w.state = 'active') AS has_webhooks
     """
 )
-# What was noted so far; a number is given under the lock.
-_NOTES = sa.text(
+_OF_OWNERS = """
+    SELECT user_id, s.labels, s.next_labels
+    FROM (SELECT DISTINCT user_id FROM webhooks WHERE state = 'active') w
+        LEFT JOIN webhooks_served s USING (user_id)
+"""
+# A row of what was noted so far; a number is given under the lock. Then one for each owner.
+_NOTES_AND_OWNERS = sa.text(
     f"""
-    SELECT array_agg(id) FILTER (WHERE sequence IS NULL) AS ids,
-           coalesce((SELECT max(sequence) FROM webhooks_right), 0) AS number,
-           EXISTS (SELECT FROM webhooks_event e
-                   WHERE sequence IS NULL AND {quarantine.DATASET_GOES_ON}) AS is_waiting
-    FROM webhooks_right WHERE sequence IS NULL
+    WITH notes AS MATERIALIZED (
+        SELECT array_agg(id) FILTER (WHERE sequence IS NULL) AS ids,
+               coalesce((SELECT max(sequence) FROM webhooks_right), 0) AS number,
+               EXISTS (SELECT FROM webhooks_event e
+                       WHERE sequence IS NULL AND {quarantine.DATASET_GOES_ON}) AS is_waiting,
+               (SELECT json_agg(json_build_array(user_id, sequence)) {owners.NOTED}) AS noted
+        FROM webhooks_right WHERE sequence IS NULL)
+    SELECT *, NULL AS user_id, NULL AS labels, NULL AS next_labels FROM notes
+    UNION ALL
+    SELECT NULL, NULL, NULL, NULL, * FROM ({_OF_OWNERS}) owner
+    WHERE :always OR (SELECT is_waiting FROM notes)
     """
 )
-# And whether anything was noted since.
-_OWNERS = sa.text(
-    """
+# All owners as one value, and whether anything was noted since.
+OWNERS = f"""(
     WITH noted AS MATERIALIZED (
         SELECT user_id FROM webhooks_right
         WHERE (sequence IS NULL OR sequence > :number)
             AND id <> ALL(CAST(:notes AS bigint[])))
-    SELECT user_id, s.labels, s.next_labels, EXISTS (
-               SELECT FROM noted WHERE noted.user_id = w.user_id OR noted.user_id IS NULL
-           ) AS is_noted
-    FROM (SELECT DISTINCT user_id FROM webhooks WHERE state = 'active') w
-        LEFT JOIN webhooks_served s USING (user_id)
-    """
-)
+    SELECT json_agg(json_build_array(user_id, labels, next_labels, EXISTS (
+        SELECT FROM noted WHERE noted.user_id = owner.user_id OR noted.user_id IS NULL)))
+    FROM ({_OF_OWNERS}) owner)"""
+_OWNERS = sa.text(f"SELECT {OWNERS}")
 _STAND = sa.text(
     """
     INSERT INTO webhooks_served (user_id, labels)

@@ -72,14 +72,12 @@ def _dispatch(
 ) -> Dispatched | None:
     """:param only: the ids of the changes among which the set is, None for all"""
     bounds = {"events": MAX_EVENTS, "bytes": MAX_BYTES, "bound": config.loop_bound()}
-    with (
-        connected() as connection,
-        in_transaction(connection, _WAITING, {**bounds, "only": only}) as waiting,
-    ):
+    values = {**bounds, **rights.asked(reading), "only": only}
+    with connected() as connection, in_transaction(connection, _WAITING, values) as waiting:
         if not waiting:
             return None
         numbers = write.Numbers(waiting[0].last_number, waiting[0].now)
-        serving = rights.notice(connection, reading, all_told=False)
+        serving = rights.notice(connection, reading, waiting[0].owners, all_told=False)
         audience = Audience(serving.labels)
         changes = _some(waiting, audience)
         datasets = sorted({change.dataset_id for change in changes.rows})
@@ -91,7 +89,7 @@ def _dispatch(
         writing(connection, _pairs(changes.events, audience))
         purged.blank(connection, [c.dataset_id for c in changes.rows if c.state == State.PURGED])
         if serving.held_back:
-            serving = rights.notice(connection, reading, rights.is_all_told(connection))
+            serving = rights.notice_again(connection, reading)
         is_moving = serving.is_moving or waiting[0].is_noted
         left = int(waiting[0].known) - len(changes.rows)
         return Dispatched(len(changes.rows), left, is_moving)
@@ -140,7 +138,8 @@ _WAITING = sa.text(
            aside.sequence IS NOT NULL AS is_lifted,
            previous.due_at AS due_before, earlier.captured_at AS bound_at,
            previous.content AS content_before, (SELECT count(*) FROM waiting) AS known,
-           {rights.IS_NOTED} AS is_noted, numbers.*
+           {rights.IS_NOTED} AS is_noted, numbers.*,
+           CASE WHEN row_number() OVER (ORDER BY e.position) = 1 THEN {rights.OWNERS} END AS owners
     FROM waiting JOIN webhooks_event e USING (id) CROSS JOIN {write.NUMBERS}
     LEFT JOIN webhooks_event previous
         ON previous.dataset_id = e.dataset_id AND previous.version = e.version - 1

@@ -616,7 +616,7 @@ def test_sending_what_was_decided_without_asking_again_is_found(found_wrong, mon
 
 
 def test_rights_that_are_kept_whatever_was_noted_are_found(found_wrong, monkeypatch):
-    monkeypatch.setattr(owners, "_forget_what_changed", lambda: None)
+    monkeypatch.setattr(owners, "_forget_what_changed", lambda noted: None)
     found_wrong(Rights, Leaked)
 
 

@@ -156,10 +156,10 @@ def test_what_another_worker_may_have_taken_meanwhile_is_not_sent(receiver, monk
     tasks.dispatch()
     at_once, sent_before = owners.standing, []
 
-    def late_at_first(who):
+    def late_at_first(*asked):
         sent_before.append(len(receiver.requests))
         time.sleep(0 if sent_before[1:] else 0.3)
-        return at_once(who)
+        return at_once(*asked)
 
     monkeypatch.setattr(owners, "standing", late_at_first)
     monkeypatch.setattr(claiming, "LEASE_MARGIN", 0.2 - config.timeout())
