@@ -54,6 +54,9 @@ stopping = threading.Event()
 _dispatching = threading.Lock()
 _nudged = threading.Event()
 _next_round = 0.0
+# What was put aside is looked at in each round that finds nothing else, and once a second where
+# there is always something.
+_next_trial = 0.0
 # Ids of datasets that are still to be noted as missed.
 _unnoted: set[str] = set()
 
@@ -138,7 +141,7 @@ def _dispatch_all() -> int:
     :returns: how many sets there were
     :raises StageFailed: changes could not be dispatched, or owners not be moved
     """
-    global _next_round
+    global _next_round, _next_trial
     sets = 0
     has_failed = False
     _nudged.set()
@@ -160,7 +163,8 @@ def _dispatch_all() -> int:
                     if done is None or (done.is_moving and not done.left):
                         moves = move_on()
                 with _supervised("trying what was put aside") as trying:
-                    if done is None:
+                    if done is None or time.monotonic() >= _next_trial:
+                        _next_trial = time.monotonic() + TICK
                         try_again()
                 has_failed = any(each.has_failed for each in (dispatching, moving, trying))
                 more = not has_failed and bool((done and done.left) or moves)

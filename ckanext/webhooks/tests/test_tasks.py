@@ -79,6 +79,17 @@ def test_after_a_round_of_many_changes_more_gather_before_the_next(monkeypatch):
     assert began[2] - began[1] >= tasks.GATHER
 
 
+@pytest.mark.parametrize(("seconds_ago", "tries"), [(0, 0), (tasks.TICK, 1)])
+def test_what_was_put_aside_is_tried_also_where_changes_never_end(monkeypatch, seconds_ago, tries):
+    tried: list[str] = []
+    rounds = iter([Dispatched(1, left=1, is_moving=False), Dispatched(1, left=0, is_moving=False)])
+    monkeypatch.setattr(tasks, "dispatch", lambda: next(rounds))
+    monkeypatch.setattr(tasks, "try_again", lambda: tried.append("tried"))
+    monkeypatch.setattr(tasks, "_next_trial", time.monotonic() + tasks.TICK - seconds_ago)
+    tasks._dispatch_all()
+    assert len(tried) == tries
+
+
 def test_what_was_committed_while_another_dispatched_is_dispatched():
     with Receiver() as receiver:
         create(factories.User(), topic="dataset/create", address=receiver.url)
