@@ -310,13 +310,13 @@ class _Drive:
                 continue
             event = claimed.events.get(delivery.event_id)
             try:
-                reason = _refusal(delivery, event, known.rights.standing)
+                reason = _refusal(delivery, event)
                 is_open = reason is None
                 what = _decided(delivery, event, known.rights, decided) if is_open else None
                 if reason is not None:
                     ends.cancelled[delivery.id] = reason
                 elif what is None:
-                    continue  # the lease keeps it waiting until it is known
+                    continue  # the lease keeps it waiting
                 elif what is Sending.NOTHING:
                     ends.unsure.append(delivery)
                 elif claimed.is_over():
@@ -429,7 +429,7 @@ class _Drive:
         return found
 
 
-def _refusal(delivery: Due, event: Logged | None, standing: Mapping[str, Any]) -> str | None:
+def _refusal(delivery: Due, event: Logged | None) -> str | None:
     """Say why a delivery is not to be sent at all, or None."""
     is_ping = delivery.topic == PING
     # A ping is sent whatever the state: a person asked for it.
@@ -437,8 +437,6 @@ def _refusal(delivery: Due, event: Logged | None, standing: Mapping[str, Any]) -
         return "the webhook is not active"
     if event is None and not is_ping:
         return "the event is not in the log any more"
-    if not standing[delivery.user_id].exists:
-        return "the owner is not an active user any more"
     return None
 
 
@@ -495,8 +493,13 @@ def _decided(
 ) -> Sending | None:
     """Say what of a delivery may be sent now, None where that is not known.
 
+    Nothing is known of who is no active user any more: the sweep cancels what waits, and notes
+    from when on it was missed. Who comes back before that has missed nothing.
+
     :param known: what was decided of the set so far: one owner's webhooks are told the same
     """
+    if not rights.standing[delivery.user_id].exists:
+        return None
     if event is None:  # a ping, which says nothing of any dataset
         return Sending.CONTENT
     is_again = event.is_told_again(delivery)

@@ -46,7 +46,7 @@ class Reading:
     tables.
 
     :param standing: of the owners who may have webhooks, by user id
-    :param owners: the ids of all who have active webhooks
+    :param owners: the ids of all who have active webhooks; the sweep pauses those of the others
     :param served: the rows of ``webhooks_served`` as they were, by user id
     :param notes: the ids of the changes of rights that were noted and had no number
     :param number: the highest number of the others
@@ -126,7 +126,7 @@ def _read(notes: Any, rows: Sequence[Any]) -> Reading:
     ]
     standing.update(owners.standing_now(changed))
     # Owners who may not subscribe any more are paused by the sweep; until
-    # then nothing is written for them.
+    # then nothing is written for them, and that is noted.
     subscribing = {id_: owner for id_, owner in standing.items() if owner.may_subscribe}
     return Reading(subscribing, frozenset(served), served, notes.ids or [], notes.number)
 
@@ -164,6 +164,16 @@ def notice_again(connection: Connection, reading: Reading) -> Serving:
 def asked(reading: Reading) -> dict[str, Any]:
     """Give the values for :data:`OWNERS`."""
     return {"notes": list(reading.notes), "number": reading.number}
+
+
+def note_missed(connection: Connection, reading: Reading, now: Any) -> None:
+    """Note from when on those miss what is told whose webhooks the sweep has yet to pause.
+
+    :param now: when that was dispatched which is told to the others
+    """
+    user_ids = reading.owners - reading.standing.keys()
+    if user_ids:
+        connection.execute(_NOTE_MISSED, {"user_ids": list(user_ids), "now": now})
 
 
 def notice(connection: Connection, reading: Reading, rows: Any, all_told: bool) -> Serving:
@@ -278,6 +288,17 @@ OWNERS = f"""(
         SELECT FROM noted WHERE noted.user_id = owner.user_id OR noted.user_id IS NULL)))
     FROM ({_OF_OWNERS}) owner)"""
 _OWNERS = sa.text(f"SELECT {OWNERS}")
+# Webhooks are locked in one order everywhere.
+_NOTE_MISSED = sa.text(
+    """
+    WITH found AS (
+        SELECT id FROM webhooks
+        WHERE user_id = ANY(CAST(:user_ids AS text[])) AND state = 'active'
+            AND (missed_since IS NULL OR missed_since > :now)
+        ORDER BY id FOR NO KEY UPDATE)
+    UPDATE webhooks w SET missed_since = :now FROM found WHERE w.id = found.id
+    """
+)
 _STAND = sa.text(
     """
     INSERT INTO webhooks_served (user_id, labels)

@@ -86,6 +86,7 @@ def _dispatch(
         numbers.give(changes.events)
         _slow_down(changes.rows, changes.events)
         write.write_events(connection, changes.events)
+        rights.note_missed(connection, reading, numbers.now)
         writing(connection, _pairs(changes.events, audience))
         purged.blank(connection, [c.dataset_id for c in changes.rows if c.state == State.PURGED])
         if serving.held_back:

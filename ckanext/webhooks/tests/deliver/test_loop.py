@@ -13,7 +13,7 @@ from ckan.tests import factories
 from ckan.tests.helpers import call_action
 from standardwebhooks import Webhook as Verifier
 
-from ... import config, encryption, owners, tasks
+from ... import config, encryption, owners, sweep, tasks
 from ...deliver import claim as claiming
 from ...deliver.claim import claim
 from ...deliver.loop import deliver_due
@@ -306,17 +306,35 @@ class TestWhatMayStillBeSent:
         assert [r.json["topic"] for r in receiver.requests] == ["dataset/delete"] * tried_before
         assert b"members only" not in b"".join(r.body for r in receiver.requests)
 
-    def test_a_deleted_owner_gets_nothing(self, receiver):
+    @pytest.mark.parametrize("comes_back", [True, False])
+    def test_a_deleted_owner_gets_nothing_and_who_comes_back_misses_nothing(
+        self, receiver, comes_back
+    ):
         user = factories.User()
-        subscribe(receiver, user, topic="dataset/create")
+        hook = subscribe(receiver, user, topic="dataset/create")
         factories.Dataset()
         receiver.respond = lambda request: (500, {}, b"")
         tasks.work_once()
+        receiver.respond = lambda request: (204, {}, b"")
+        receiver.clear()
         call_action("user_delete", sysadmin(), id=user["id"])
-        owners.forget()
+        meanwhile = factories.Dataset()
         make_due()
         tasks.work_once()
-        assert deliveries() == [("cancelled", 1, "the owner is not an active user any more")]
+        assert receiver.requests == []
+        if comes_back:
+            execute("UPDATE \"user\" SET state = 'active' WHERE id = :id", id=user["id"])
+            owners.forget()
+            make_due()
+            tasks.work_once()
+            assert len(receiver.requests) == 1
+            call_action("webhook_replay", sysadmin(), id=hook)
+            tasks.work_once()
+            assert receiver.requests[-1].json["entity"]["id"] == meanwhile["id"]
+        else:
+            sweep.sweep()
+            reason = "its owner is not an active user any more"
+            assert deliveries() == [("cancelled", 1, reason)]
 
 
 @pytest.mark.parametrize("value", ["stub", "nonsense"])
