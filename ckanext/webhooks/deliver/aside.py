@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 
 from .. import quarantine
+from ..apart import apart
 from ..model import STILL_PENDING, Kind, connected, in_transaction
 from ..model.base import BEGIN, may_be_of_one
 
@@ -27,26 +30,27 @@ def put_aside(delivery_id: int, error: Exception) -> None:
     quarantine.say(Kind.DELIVERY, key, error)
 
 
-def put_aside_first() -> bool:
-    """Put aside what comes first and cannot be leased, so that no claim can be made.
+def put_aside_unwritable(count: int) -> bool:
+    """Put aside what cannot be leased of what comes first, so that no claim can be made.
 
+    :param count: how many of what is due, and of what is held back, come first
     :returns: whether there was such a delivery
     """
-    with connected() as connection:
-        ids = connection.execute(_FIRST).scalars().all()
-    return any(_put_aside_unless_written(id_) for id_ in ids)
+    found: list[int] = []
 
-
-def _put_aside_unless_written(delivery_id: int) -> bool:
-    try:
-        with connected() as connection:
-            connection.execute(_TOUCH, {"id": delivery_id})
-    except Exception as error:
-        if not may_be_of_one(error):
-            raise
+    def put_one_aside(delivery_id: int, error: Exception) -> None:
+        found.append(delivery_id)
         put_aside(delivery_id, error)
-        return True
-    return False
+
+    with connected() as connection:
+        ids = connection.execute(_FIRST, {"count": count}).scalars().all()
+    apart(ids, _touch, put_one_aside, may_be_of_one)
+    return bool(found)
+
+
+def _touch(delivery_ids: Sequence[int]) -> None:
+    with connected() as connection:
+        connection.execute(_TOUCH, {"ids": list(delivery_ids)})
 
 
 _BEGIN = sa.text(f"{BEGIN} SELECT 1")
@@ -57,19 +61,26 @@ _PUSH = sa.text(
     WHERE d.id = :id AND {STILL_PENDING} AND q.kind = 'delivery' AND q.key = :key
     """
 )
-_TOUCH = sa.text("UPDATE webhooks_delivery SET due_at = due_at WHERE id = :id")
+# What another worker is at, it can write.
+_TOUCH = sa.text(
+    """
+    UPDATE webhooks_delivery SET due_at = due_at WHERE id IN (
+        SELECT id FROM webhooks_delivery
+        WHERE id = ANY(CAST(:ids AS bigint[])) ORDER BY id FOR UPDATE SKIP LOCKED)
+    """
+)
 # Of what is due, and of what each webhook that takes something has held back.
 _FIRST = sa.text(
     f"""
     (SELECT id FROM webhooks_delivery d
      WHERE status = 'pending' AND due_at <= statement_timestamp() AND {quarantine.DELIVERY_GOES_ON}
-     ORDER BY due_at, id LIMIT 1)
+     ORDER BY due_at, id LIMIT :count)
     UNION ALL
     SELECT first.id FROM webhooks w CROSS JOIN LATERAL (
         SELECT id FROM webhooks_delivery d
         WHERE webhook_id = w.id AND status = 'pending' AND due_at IS NULL
             AND {quarantine.DELIVERY_GOES_ON}
-        ORDER BY id LIMIT 1) first
+        ORDER BY id LIMIT :count) first
     WHERE w.next_at <= statement_timestamp() AND w.state = 'active'
     """
 )

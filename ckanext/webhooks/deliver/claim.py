@@ -93,11 +93,15 @@ def claim(count: int, places: Places, timeout: float, is_crowded: bool = False) 
 
 
 class _OfOne(Exception):
-    """A delivery alone cannot be claimed; the cause says why."""
+    """A delivery alone cannot be claimed.
 
-    def __init__(self, delivery_id: int) -> None:
+    :ivar cause: why
+    """
+
+    def __init__(self, delivery_id: int, cause: Exception) -> None:
         super().__init__(delivery_id)
         self.delivery_id = delivery_id
+        self.cause = cause
 
 
 def _claim_or_fewer(count: int, places: Places, seconds: float, is_crowded: bool) -> Claimed:
@@ -106,20 +110,16 @@ def _claim_or_fewer(count: int, places: Places, seconds: float, is_crowded: bool
         try:
             with connected() as connection:
                 return _claim(connection, count, places, seconds, is_crowded)
+        except _OfOne as error:
+            aside.put_aside(error.delivery_id, error.cause)
         except Exception as error:
-            # The half may be without it. Where it is not, it comes first in the end.
-            if not may_be_of_one(error) or (count == 1 and not _put_aside_first(error)):
+            if not may_be_of_one(error):
                 raise
-        count = max(1, count // 2)
-
-
-def _put_aside_first(error: Exception) -> bool:
-    """:returns: whether a delivery was found that is the cause"""
-    if not isinstance(error, _OfOne):
-        return aside.put_aside_first()
-    cause = error.__cause__
-    aside.put_aside(error.delivery_id, cause if isinstance(cause, Exception) else error)
-    return True
+            if not aside.put_aside_unwritable(count):
+                # The half may be without what it is.
+                if count == 1:
+                    raise
+                count //= 2
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def _lease_first(
     except Exception as error:
         _give_back(connection, found)
         if len(found) == 1:
-            raise _OfOne(found[0].id) from error
+            raise _OfOne(found[0].id, error) from error
         raise
     taken = {row.id for row in chosen.take}
     until = {row.id: row.until for row in found if row.id in taken}
