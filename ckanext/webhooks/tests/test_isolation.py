@@ -12,13 +12,14 @@ from types import CodeType, FrameType
 
 import pytest
 from ckan.tests import factories
+from ckan.tests.helpers import call_action
 
 from .. import deliver, tasks
 from .. import dispatch as dispatching
 from ..deliver import books
 from ..dispatch import dispatch, move_on, notice_rights
 from .aside import kinds, refusing, try_again
-from .callers import create, execute, join
+from .callers import create, execute, join, leave
 from .receiver import Receiver
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
@@ -258,6 +259,37 @@ def test_isolation_of_each_step_of_each_stage(receiver, user, trace, say):
     say(f"isolation: {len(points)} points of injection: {', '.join(points)}")
     say(f"isolation: the longest round beside a fault took {max(longest, ten.longest):.2f} s")
     assert len(points) >= 60
+
+
+def test_isolation_of_what_is_told_as_it_is_now(receiver, user, trace, say):
+    """The creates of ten datasets wait, which were made public before their owner left."""
+    create(user, topic="dataset/create", address=receiver.url)
+    organization = factories.Organization()
+    join(organization, user)
+    ten = Ten(receiver, owner_org=organization["id"], private=True)
+    while dispatch():
+        pass
+    for id_ in ten.datasets:
+        call_action("package_patch", id=id_, private=False)
+    while dispatch():
+        pass
+    leave(organization, user)
+    notice_rights()
+    while move_on():
+        pass
+    (last,) = execute("SELECT max(sequence) AS sequence FROM webhooks_event") or []
+
+    def untold() -> None:
+        execute("DELETE FROM webhooks_event WHERE sequence > :last", last=last.sequence)
+        execute("DELETE FROM webhooks_delivery WHERE sequence > :last", last=last.sequence)
+        undelivered()
+
+    points = ten.check_calls(trace, DISPATCH, {ten.odd}, untold)
+    points += ten.check_rows(
+        [("INSERT", "webhooks_event", f"NEW.dataset_id = ''{ten.odd}''")], untold
+    )
+    say(f"isolation: {len(points)} more: {', '.join(points)}")
+    assert len(points) >= 8
 
 
 def test_isolation_of_a_webhook_that_cannot_be_told(receiver):
