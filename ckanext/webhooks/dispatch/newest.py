@@ -30,20 +30,18 @@ def tell_newest(delivery_ids: Sequence[int]) -> Collection[int]:
     """
     with connected() as connection:
         found = _seen_by_owners(connection, delivery_ids)
-    waiting = {row.id for row, _ in found if row.is_waiting}
-    to_tell = [row.id for row, _ in found if not row.is_waiting]
-    for first in range(0, len(to_tell), _AT_ONCE):
-        _tell(to_tell[first : first + _AT_ONCE])
+    seen = [row.id for row, _ in found]
+    waiting: set[int] = set()
+    for first in range(0, len(seen), _AT_ONCE):
+        waiting |= _tell(seen[first : first + _AT_ONCE])
     return set(delivery_ids) - waiting
 
 
-def _tell(delivery_ids: Sequence[int]) -> None:
+def _tell(delivery_ids: Sequence[int]) -> set[int]:
+    """:returns: those of which a change waits to be dispatched"""
     with connected() as connection, in_transaction(connection, _LOCK):
-        seen = [
-            (row, state)
-            for row, state in _seen_by_owners(connection, delivery_ids)
-            if not row.is_waiting
-        ]
+        found = _seen_by_owners(connection, delivery_ids)
+        seen = [(row, state) for row, state in found if not row.is_waiting]
         told = _told_since(connection, [row for row, _ in seen])
         numbers = write.numbers(connection)
         for (user_id, entity, verb), (state, webhooks) in _untold(seen, told).items():
@@ -53,6 +51,7 @@ def _tell(delivery_ids: Sequence[int]) -> None:
             write.write_events(connection, [event])
             pair = write.pair(event, user_id, before, after=True)
             write.write_for(connection, webhooks, [pair] if pair else [])
+    return {row.id for row, _ in found if row.is_waiting}
 
 
 _Seen = list[tuple[Any, Any]]
