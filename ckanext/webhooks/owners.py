@@ -77,12 +77,13 @@ _known_up_to = 0
 def standing(user_ids: Iterable[str], noted: Noted | None = None) -> dict[str, Owner]:
     """Give each user's rights: as they are inside CKAN, of elsewhere :data:`FRESH_FOR` s old.
 
-    :param noted: what :data:`NOTED` has given a moment ago, None to ask for it
+    :param noted: what :data:`NOTED` has given a moment ago, None to ask for it; nothing also for
+        those who are not in the cache
     """
     wanted = set(user_ids)
+    _forget_what_changed(_ask_what_was_noted() if noted is None else noted)
     if not wanted:
         return {}
-    _forget_what_changed(_ask_what_was_noted() if noted is None else noted)
     forgotten = _forgotten
     now = time.monotonic()
     for user_id, (read_at, _owner) in list(_cache.items()):
@@ -103,11 +104,16 @@ def standing_now(user_ids: Collection[str]) -> dict[str, Owner]:
 
 def forget(user_ids: Collection[str] | None = None) -> None:
     """Forget answers (every one, or those of some users): the next is of that moment."""
-    global _forgotten, _known_up_to
-    if user_ids is None or user_ids:
-        _forgotten += 1
+    global _known_up_to
     if user_ids is None:
         _known_up_to = 0
+    _forget(user_ids)
+
+
+def _forget(user_ids: Collection[str] | None) -> None:
+    global _forgotten
+    if user_ids is None or user_ids:
+        _forgotten += 1
     for user_id in list(_cache) if user_ids is None else user_ids:
         _cache.pop(user_id, None)
 
@@ -162,7 +168,7 @@ def _forget_what_changed(noted: Noted) -> None:
     global _known_up_to
     if noted:
         users = [user_id for user_id, _ in noted if user_id is not None]
-        forget(users if len(users) == len(noted) else None)
+        _forget(users if len(users) == len(noted) else None)
         # What has no number yet is seen again when it has.
         _known_up_to = max(_known_up_to, *(sequence or 0 for _, sequence in noted))
 
@@ -300,6 +306,9 @@ def _rows(query: Any, user_ids: Collection[str], **parameters: Any) -> list[Any]
 
 # The changes of rights that are new to a process which knows them up to a number.
 NOTED = "FROM webhooks_right WHERE sequence IS NULL OR sequence > :known_up_to"
+# Whether there are any: each half by the index, whatever else the statement forbids.
+IS_NOTED = """(EXISTS (SELECT FROM webhooks_right WHERE sequence IS NULL)
+    OR EXISTS (SELECT FROM webhooks_right WHERE sequence > :known_up_to))"""
 _ALL_NOTED = sa.text(f"SELECT user_id, sequence {NOTED}")
 # Of each user, and as NULL of everybody.
 _LAST_CHANGES = sa.text(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import sqlalchemy as sa
 
@@ -33,7 +33,7 @@ def put_aside(delivery_id: int, error: Exception) -> None:
 def put_aside_unwritable(count: int) -> bool:
     """Put aside what cannot be leased of what comes first, so that no claim can be made.
 
-    :param count: how many of what is due, and of what is held back, come first
+    :param count: so many of what is due, and so many of what is held back, come first
     :returns: whether there was such a delivery
     """
     found: list[int] = []
@@ -48,11 +48,30 @@ def put_aside_unwritable(count: int) -> bool:
     return bool(found)
 
 
+def wait_for_changes(delivery_ids: Collection[int]) -> None:
+    """Have deliveries wait for changes of their datasets that were put aside, for as long as these.
+
+    A change that is dispatched at any moment lets them wait for their leases.
+    """
+    if delivery_ids:
+        with connected() as connection:
+            connection.execute(_WAIT, {"ids": list(delivery_ids)})
+
+
 def _touch(delivery_ids: Sequence[int]) -> None:
     with connected() as connection:
         connection.execute(_TOUCH, {"ids": list(delivery_ids)})
 
 
+_WAIT = sa.text(
+    f"""
+    UPDATE webhooks_delivery d SET due_at = greatest(d.due_at, aside.due_at)
+    FROM webhooks_event e JOIN (
+        SELECT dataset_id, max(due_at) AS due_at FROM webhooks_quarantine
+        WHERE kind = 'event' GROUP BY dataset_id) aside USING (dataset_id)
+    WHERE d.id = ANY(CAST(:ids AS bigint[])) AND e.id = d.event_id AND {STILL_PENDING}
+    """
+)
 _BEGIN = sa.text(f"{BEGIN} SELECT 1")
 _PUSH = sa.text(
     f"""
@@ -76,11 +95,13 @@ _FIRST = sa.text(
      WHERE status = 'pending' AND due_at <= statement_timestamp() AND {quarantine.DELIVERY_GOES_ON}
      ORDER BY due_at, id LIMIT :count)
     UNION ALL
-    SELECT first.id FROM webhooks w CROSS JOIN LATERAL (
-        SELECT id FROM webhooks_delivery d
-        WHERE webhook_id = w.id AND status = 'pending' AND due_at IS NULL
-            AND {quarantine.DELIVERY_GOES_ON}
-        ORDER BY id LIMIT :count) first
-    WHERE w.next_at <= statement_timestamp() AND w.state = 'active'
+    (SELECT first.id
+     FROM (SELECT id FROM webhooks WHERE next_at <= statement_timestamp() AND state = 'active'
+           ORDER BY next_at LIMIT :count) w CROSS JOIN LATERAL (
+         SELECT id FROM webhooks_delivery d
+         WHERE webhook_id = w.id AND status = 'pending' AND due_at IS NULL
+             AND {quarantine.DELIVERY_GOES_ON}
+         ORDER BY id LIMIT :count) first
+     LIMIT :count)
     """
 )

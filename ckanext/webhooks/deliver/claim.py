@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from .. import owners, quarantine
+from .. import quarantine
 from ..apart import apart
 from ..model import connected
 from ..model.base import HASTILY, IN_ORDER_OF_INDEX, may_be_of_one
@@ -48,7 +48,6 @@ class Claimed:
     :param seconds: how long the lease is
     :param more: whether to look again at once
     :param is_crowded: not all of what was looked at had a place
-    :param is_noted: a change of rights was noted that this process does not know
     """
 
     deliveries: list[Due]
@@ -60,7 +59,6 @@ class Claimed:
     seconds: float
     more: bool
     is_crowded: bool
-    is_noted: bool
 
     def now(self) -> float:
         """Give PostgreSQL's time, whatever this machine's clock says."""
@@ -129,7 +127,6 @@ class _Line:
     :param leased: those of ``chosen.take`` that are ours
     :param is_whole: there is nothing behind it
     :param some_wait: something that is held back may go
-    :param is_noted: see :class:`Claimed`
     """
 
     chosen: Chosen
@@ -137,7 +134,6 @@ class _Line:
     count: int
     is_whole: bool
     some_wait: bool
-    is_noted: bool
 
 
 def _claim(
@@ -165,7 +161,6 @@ def _claim(
         # What was in the way is not any more.
         (bool(line.chosen.hold) and not line.is_whole) or len(deliveries) == count,
         len(line.chosen.take) < line.count,
-        line.is_noted,
     )
 
 
@@ -186,8 +181,7 @@ def _lease_first(
     connection: Connection, count: int, places: Places, now: float, seconds: float
 ) -> _Line:
     """Lease what is due, and give back what has no place: mostly that is nothing."""
-    values = {"count": count, "lease": seconds, "known_up_to": owners.known_up_to()}
-    rows = connection.execute(_LEASE_LINE, values).all()
+    rows = connection.execute(_LEASE_LINE, {"count": count, "lease": seconds}).all()
     found = [row for row in rows if row.id is not None]
     try:
         line = [Due._make(row[: len(Due._fields)]) for row in found]
@@ -206,7 +200,6 @@ def _lease_first(
         len(line),
         len(line) < count,
         rows[0].some_wait,
-        rows[0].is_noted,
     )
 
 
@@ -222,8 +215,7 @@ def _look_first(
     """Lease of what is due what has a place, further back where what comes first has none."""
     for window in (count, _WINDOW):
         trial = places.copy()
-        values = {"window": window, "known_up_to": owners.known_up_to()}
-        rows = connection.execute(_LINE, values).all()
+        rows = connection.execute(_LINE, {"window": window}).all()
         line = [Due._make(row[: len(Due._fields)]) for row in rows if row.id is not None]
         chosen = trial.choose(line, count, now)
         if len(chosen.take) == len(line) or len(line) < window:
@@ -231,19 +223,17 @@ def _look_first(
     for row in chosen.take:
         places.take(row, now)
     leased = lease(connection, [row.id for row in chosen.take], seconds)
-    head = rows[0]
-    return _Line(chosen, leased, len(line), len(line) < window, head.some_wait, head.is_noted)
+    return _Line(chosen, leased, len(line), len(line) < window, rows[0].some_wait)
 
 
 # A row at least, also where nothing is due: what is held back is looked for only where
-# some of it may go, and what was noted of rights only where something was.
-_NOW = f"""(SELECT EXISTS (
+# some of it may go.
+_NOW = """(SELECT EXISTS (
         SELECT FROM webhooks WHERE next_at <= statement_timestamp() AND state = 'active'
-    ) AS some_wait, EXISTS (SELECT {owners.NOTED}) AS is_noted,
-    CAST(extract(epoch FROM statement_timestamp()) AS float) AS epoch) now"""
+    ) AS some_wait, CAST(extract(epoch FROM statement_timestamp()) AS float) AS epoch) now"""
 _LINE = sa.text(
     f"""{IN_ORDER_OF_INDEX}
-    SELECT {COLUMNS}, some_wait, is_noted
+    SELECT {COLUMNS}, some_wait
     FROM {_NOW} LEFT JOIN (
         SELECT * FROM webhooks_delivery d
         WHERE status = 'pending' AND due_at <= statement_timestamp()

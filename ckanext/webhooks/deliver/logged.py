@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from .. import config
+from .. import config, owners
 from ..model import State
 from ..owners import Since
 from ..visibility import OwnerLabels, Sending, is_given_again, publishable, sending
@@ -28,7 +28,8 @@ class Logged:
     """An event.
 
     :param row: columns of its row, with ``source_content`` of the dataset's
-        row where that has the content
+        row where that has the content, and ``is_noted``: a change of rights was
+        noted that this process did not know when it read the row
     :param since: the states in which the log has the dataset from it on: a
         resource may be removed by the very change that hides its dataset
     """
@@ -93,7 +94,8 @@ def logged(connection: Connection, event_ids: Collection[str]) -> dict[str, Logg
     """Read events by their ids; those that are no longer in the log are left out."""
     if not event_ids:
         return {}
-    events = connection.execute(_EVENTS, {"ids": list(event_ids)}).all()
+    values = {"ids": list(event_ids), "known_up_to": owners.known_up_to()}
+    events = connection.execute(_EVENTS, values).all()
     return {event.id: Logged(event, _since(event)) for event in events}
 
 
@@ -111,7 +113,7 @@ def _since(event: Any) -> list[Seen]:
 # Since an event there is mostly one state, and never more than the ways in which its
 # dataset was visible.
 _EVENTS = sa.text(
-    """
+    f"""
     WITH found AS (
         SELECT e.id, e.user_id, e.entity_type, e.entity_id, e.dataset_id, e.state, e.occurred_at,
                e.labels_before, e.labels, e.facets_before, e.facets, e.changed, e.content,
@@ -125,7 +127,7 @@ _EVENTS = sa.text(
             JOIN (SELECT dataset_id, min(version) AS version FROM found GROUP BY dataset_id) oldest
             ON e.dataset_id = oldest.dataset_id AND e.version >= oldest.version
         GROUP BY e.dataset_id, state, labels_before, labels)
-    SELECT found.*, since.states AS since
+    SELECT found.*, since.states AS since, {owners.IS_NOTED} AS is_noted
     FROM found LEFT JOIN (
         SELECT dataset_id, jsonb_agg(jsonb_build_array(version, state, labels_before, labels))
             AS states

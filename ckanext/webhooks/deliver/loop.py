@@ -42,6 +42,8 @@ _MOST_AT_ONCE = 500
 # After so many starts, what has been started is sent and what has ended is taken: a
 # handle that is used again at once is still in the processor's cache.
 _STARTED_TOGETHER = 50
+# So many are superseded in one transaction: dispatch waits for it, and what is under way.
+_SUPERSEDED_TOGETHER = 50
 
 # No two requests of this process have one key: what an engine gives back belongs to no other.
 _keys = itertools.count()
@@ -310,12 +312,12 @@ class _Drive:
                 continue
             event = claimed.events.get(delivery.event_id)
             try:
-                reason = _refusal(delivery, event)
-                is_open = reason is None
-                what = _decided(delivery, event, known.rights, decided) if is_open else None
+                reason = _refusal(delivery, event, known.rights.standing)
                 if reason is not None:
                     ends.cancelled[delivery.id] = reason
-                elif what is None:
+                    continue
+                what = _decided(delivery, event, known.rights, decided)
+                if what is None:
                     continue  # the lease keeps it waiting
                 elif what is Sending.NOTHING:
                     ends.unsure.append(delivery)
@@ -336,19 +338,25 @@ class _Drive:
     def _end(self, claimed: Claimed, ends: _Ends) -> None:
         """End what is not to be sent, and put aside what cannot be.
 
-        Of the unsure ones the owner lost rights a moment ago. Dispatch tells what that means;
-        until then the lease keeps the others waiting.
+        Of the unsure ones the owner lost rights a moment ago. Where nobody has noticed yet,
+        dispatch will tell what that means, and the lease keeps them waiting until then. The
+        others end, and what is to be told in their place is told before.
         """
         for delivery_id, error in ends.failed.items():
             aside.put_aside(delivery_id, error)
         settle.cancel(ends.cancelled)
         superseded = _said_otherwise(claimed, ends.unsure)
-        apart(superseded, self._supersede, aside.put_aside, may_be_of_one)
+        for first in range(0, len(superseded), _SUPERSEDED_TOGETHER):
+            some = superseded[first : first + _SUPERSEDED_TOGETHER]
+            apart(some, self._supersede, aside.put_aside, may_be_of_one)
+            self._collect(0)
         # What is told instead is due at once.
         self.more = self.more or bool(superseded)
 
     def _supersede(self, delivery_ids: Sequence[int]) -> None:
-        settle.cancel(dict.fromkeys(self.tell_newest(delivery_ids), "superseded"))
+        may_end = self.tell_newest(delivery_ids)
+        settle.cancel(dict.fromkeys(may_end, "superseded"))
+        aside.wait_for_changes(set(delivery_ids) - set(may_end))
 
     def _send(
         self,
@@ -429,7 +437,7 @@ class _Drive:
         return found
 
 
-def _refusal(delivery: Due, event: Logged | None) -> str | None:
+def _refusal(delivery: Due, event: Logged | None, standing: Mapping[str, Any]) -> str | None:
     """Say why a delivery is not to be sent at all, or None."""
     is_ping = delivery.topic == PING
     # A ping is sent whatever the state: a person asked for it.
@@ -437,6 +445,8 @@ def _refusal(delivery: Due, event: Logged | None) -> str | None:
         return "the webhook is not active"
     if event is None and not is_ping:
         return "the event is not in the log any more"
+    if is_ping and not standing[delivery.user_id].exists:
+        return "the owner is not an active user any more"
     return None
 
 
@@ -454,7 +464,7 @@ def _rights_of_all(claimed: Claimed) -> _Known:
 
     apart(
         [delivery for delivery in claimed.deliveries if delivery.id not in failed],
-        lambda some: parts.append(_rights(some, claimed.events, claimed.is_noted)),
+        lambda some: parts.append(_rights(some, claimed.events)),
         fail,
         may_be_of_one,
     )
@@ -468,11 +478,10 @@ def _rights_of_all(claimed: Claimed) -> _Known:
     )
 
 
-def _rights(deliveries: Sequence[Due], events: Mapping[str, Logged], is_noted: bool) -> _Rights:
-    """Ask what the owners of some deliveries may see.
-
-    :param is_noted: somebody's rights may be others than this process knows
-    """
+def _rights(deliveries: Sequence[Due], events: Mapping[str, Logged]) -> _Rights:
+    """Ask what the owners of some deliveries may see."""
+    # That is said by the events, in the statement that read them.
+    is_noted = not events or any(event.row.is_noted for event in events.values())
     again = [
         delivery
         for delivery in deliveries
@@ -493,15 +502,15 @@ def _decided(
 ) -> Sending | None:
     """Say what of a delivery may be sent now, None where that is not known.
 
-    Nothing is known of who is no active user any more: the sweep cancels what waits, and notes
-    from when on it was missed. Who comes back before that has missed nothing.
+    Nothing is known of events for who is no active user any more: the sweep cancels what waits,
+    and notes from when on it was missed. Who comes back before that has missed nothing.
 
     :param known: what was decided of the set so far: one owner's webhooks are told the same
     """
-    if not rights.standing[delivery.user_id].exists:
-        return None
     if event is None:  # a ping, which says nothing of any dataset
         return Sending.CONTENT
+    if not rights.standing[delivery.user_id].exists:
+        return None
     is_again = event.is_told_again(delivery)
     key = (delivery.event_id, delivery.topic, delivery.user_id, is_again)
     if key not in known:

@@ -6,6 +6,7 @@ What that means for datasets that did not change, ``moves`` tells.
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -14,13 +15,16 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection
 
-from .. import owners, quarantine
+from .. import logs, owners, quarantine
+from ..apart import apart
 from ..model import connected, in_transaction
-from ..model.base import BEGIN
+from ..model.base import BEGIN, may_be_of_one
 from ..visibility import OwnerLabels, common, owner_labels, stored_labels
 from . import write
 
 Result = TypeVar("Result")
+
+log = logs.logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -166,14 +170,27 @@ def asked(reading: Reading) -> dict[str, Any]:
     return {"notes": list(reading.notes), "number": reading.number}
 
 
-def note_missed(connection: Connection, reading: Reading, now: Any) -> None:
-    """Note from when on those miss what is told whose webhooks the sweep has yet to pause.
+def note_missed(reading: Reading) -> None:
+    """Note that those miss from now on what is told whose webhooks the sweep has yet to pause."""
+    apart(
+        sorted(reading.owners - reading.standing.keys()), _note_missed, _log_missed, may_be_of_one
+    )
 
-    :param now: when that was dispatched which is told to the others
-    """
-    user_ids = reading.owners - reading.standing.keys()
-    if user_ids:
-        connection.execute(_NOTE_MISSED, {"user_ids": list(user_ids), "now": now})
+
+def _note_missed(user_ids: Sequence[str]) -> None:
+    with connected() as connection:
+        connection.execute(_NOTE_MISSED, {"user_ids": list(user_ids)})
+
+
+def _log_missed(user_id: str, error: Exception) -> None:
+    log.error(
+        "webhooks [%s]: that user %s may not have webhooks any more cannot be noted on these. Until"
+        " the sweep pauses them, they miss what is told. Look at the error below, and at these"
+        " rows of the table webhooks.",
+        uuid.uuid4(),
+        user_id,
+        exc_info=error,
+    )
 
 
 def notice(connection: Connection, reading: Reading, rows: Any, all_told: bool) -> Serving:
@@ -269,10 +286,11 @@ _NOTES_AND_OWNERS = sa.text(
         SELECT array_agg(id) FILTER (WHERE sequence IS NULL) AS ids,
                coalesce((SELECT max(sequence) FROM webhooks_right), 0) AS number,
                EXISTS (SELECT FROM webhooks_event e
-                       WHERE sequence IS NULL AND {quarantine.DATASET_GOES_ON}) AS is_waiting,
-               (SELECT json_agg(json_build_array(user_id, sequence)) {owners.NOTED}) AS noted
+                       WHERE sequence IS NULL AND {quarantine.DATASET_GOES_ON}) AS is_waiting
         FROM webhooks_right WHERE sequence IS NULL)
-    SELECT *, NULL AS user_id, NULL AS labels, NULL AS next_labels FROM notes
+    SELECT ids, number, is_waiting, CASE WHEN :always OR is_waiting THEN (
+               SELECT json_agg(json_build_array(user_id, sequence)) {owners.NOTED}) END AS noted,
+           NULL AS user_id, NULL AS labels, NULL AS next_labels FROM notes
     UNION ALL
     SELECT NULL, NULL, NULL, NULL, * FROM ({_OF_OWNERS}) owner
     WHERE :always OR (SELECT is_waiting FROM notes)
@@ -294,9 +312,9 @@ _NOTE_MISSED = sa.text(
     WITH found AS (
         SELECT id FROM webhooks
         WHERE user_id = ANY(CAST(:user_ids AS text[])) AND state = 'active'
-            AND (missed_since IS NULL OR missed_since > :now)
+            AND missed_since IS NULL
         ORDER BY id FOR NO KEY UPDATE)
-    UPDATE webhooks w SET missed_since = :now FROM found WHERE w.id = found.id
+    UPDATE webhooks w SET missed_since = clock_timestamp() FROM found WHERE w.id = found.id
     """
 )
 _STAND = sa.text(

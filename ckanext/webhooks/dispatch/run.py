@@ -71,6 +71,7 @@ def _dispatch(
     reading: rights.Reading, only: Sequence[str] | None = None, writing: write.Writing = write.write
 ) -> Dispatched | None:
     """:param only: the ids of the changes among which the set is, None for all"""
+    rights.note_missed(reading)
     bounds = {"events": MAX_EVENTS, "bytes": MAX_BYTES, "bound": config.loop_bound()}
     values = {**bounds, **rights.asked(reading), "only": only}
     with connected() as connection, in_transaction(connection, _WAITING, values) as waiting:
@@ -86,7 +87,6 @@ def _dispatch(
         numbers.give(changes.events)
         _slow_down(changes.rows, changes.events)
         write.write_events(connection, changes.events)
-        rights.note_missed(connection, reading, numbers.now)
         writing(connection, _pairs(changes.events, audience))
         purged.blank(connection, [c.dataset_id for c in changes.rows if c.state == State.PURGED])
         if serving.held_back:

@@ -244,7 +244,7 @@ _TELLING = _inserting(
 _INSERT_FOR = sa.text(
     _inserting(
         webhooks="w.created_at <= timezone('utc', e.captured_at)"
-        " AND w.id = ANY(CAST(:webhooks AS text[]))",
+        f" AND {quarantine.WEBHOOK_GOES_ON} AND w.id = ANY(CAST(:webhooks AS text[]))",
         due_at=_DUE_AT,
         created_at="e.dispatched_at",
     )

@@ -19,6 +19,7 @@ from ...deliver.claim import claim
 from ...deliver.loop import deliver_due
 from ...deliver.places import Bounds, Places
 from ...dispatch import tell_newest
+from ...model import Delivery, Webhook, ping_row, transaction
 from ..aside import kinds, refusing, try_again
 from ..callers import execute
 from ..receiver import Received, Receiver
@@ -335,6 +336,18 @@ class TestWhatMayStillBeSent:
             sweep.sweep()
             reason = "its owner is not an active user any more"
             assert deliveries() == [("cancelled", 1, reason)]
+
+    def test_a_ping_of_a_deleted_owner_ends(self, receiver):
+        user = factories.User()
+        hook = subscribe(receiver, user)
+        call_action("user_delete", sysadmin(), id=user["id"])
+        sweep.sweep()
+        with transaction() as connection:
+            row = ping_row(model.Session.get(Webhook, hook))
+            connection.execute(sa.insert(Delivery.__table__), row)
+        tasks.work_once()
+        assert deliveries() == [("cancelled", 0, "the owner is not an active user any more")]
+        assert receiver.requests == []
 
 
 @pytest.mark.parametrize("value", ["stub", "nonsense"])

@@ -10,8 +10,9 @@ from ckan.tests.helpers import call_action
 
 from ... import owners, sweep, tasks
 from ...deliver import deliver_due
-from ...dispatch import move_on, moves, notice_rights, tell_newest
-from ...model import Delivery, Webhook, ping_row, transaction
+from ...dispatch import move_on, moves, newest, notice_rights, tell_newest
+from ...model import Delivery, Kind, Webhook, ping_row, transaction
+from ..aside import put_aside, try_again
 from ..callers import call, execute, join, leave
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
@@ -327,7 +328,36 @@ def test_what_was_told_before_the_right_was_lost_is_not_told_again(receiver, use
     assert (body["topic"], body["webhook_id"]) == ("resource/create", waiting)
 
 
-def test_what_is_superseded_waits_for_a_change_that_waits(receiver, user, organization):
+def test_a_change_that_comes_while_the_newest_state_is_told_loses_nothing(
+    receiver, user, organization, monkeypatch
+):
+    join(organization, user)
+    subscribe(receiver, user, topic="resource/*")
+    receiver.respond = fail
+    dataset = private(organization)
+    told(receiver)
+    call_action("package_patch", id=dataset["id"], private=False)
+    told(receiver)
+    leave(organization, user)
+    receiver.respond = accept
+    tell = newest._tell
+
+    def tell_late(delivery_ids):
+        call_action("package_patch", id=dataset["id"], title="Changed meanwhile")
+        monkeypatch.undo()
+        return tell(delivery_ids)
+
+    monkeypatch.setattr(newest, "_tell", tell_late)
+    make_due()
+    assert told(receiver) == []
+    make_due()
+    assert topics(told(receiver)) == ["resource/create"]
+
+
+@pytest.mark.parametrize("is_put_aside", [True, False])
+def test_what_is_superseded_waits_for_a_change_that_waits(
+    receiver, user, organization, is_put_aside
+):
     """Under that change the owner may see it no more, and is told so."""
     join(organization, user)
     subscribe(receiver, user)
@@ -342,11 +372,18 @@ def test_what_is_superseded_waits_for_a_change_that_waits(receiver, user, organi
         pass
     call_action("package_patch", id=dataset["id"], private=True, title="Inside again")
     receiver.respond = accept
+    if is_put_aside:
+        ((change,),) = execute("SELECT id FROM webhooks_event WHERE sequence IS NULL")
+        put_aside(Kind.EVENT, change, dataset_id=dataset["id"])
+        execute("UPDATE webhooks_quarantine SET due_at = due_at + interval '1 hour'")
     make_due()
     deliver_due(tell_newest)
     assert receiver.requests == []
-    assert execute("SELECT count(*) FROM webhooks_delivery WHERE status = 'pending'") == [(3,)]
-    make_due()
+    as_long = "SELECT FROM webhooks_delivery JOIN webhooks_quarantine USING (due_at)"
+    assert len(execute(as_long)) == (2 if is_put_aside else 0)
+    waiting = "SELECT topic FROM webhooks_delivery WHERE status = 'pending' ORDER BY sequence"
+    assert execute(waiting) == [("resource/create",), ("dataset/update",)]
+    try_again()
     bodies = told(receiver)
     assert sorted(topics(bodies)) == DELETED
     assert "Inside again" not in str(bodies)
