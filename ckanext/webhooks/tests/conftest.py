@@ -171,8 +171,10 @@ def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
             item.add_marker(_tier(item))
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.timeout(LONG))
-    chosen = [item for item in items if _is_chosen(item, config)]
-    config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+    chosen, left = [], []
+    for item in items:
+        (chosen if _is_chosen(item, config) else left).append(item)
+    config.hook.pytest_deselected(items=left)
     items[:] = lanes.longest_first(chosen)
 
 
