@@ -556,8 +556,9 @@ def nothing_grows_old(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(owners, "FRESH_FOR", math.inf)
 
 
-def test_every_mirror_is_what_its_user_may_see(receiver: Receiver, say: Callable[[str], None]):
-    examples = int(os.environ.get("MIRROR_EXAMPLES", "8"))
+@pytest.mark.parametrize("usual", [4, pytest.param(40, marks=pytest.mark.long)])
+def test_every_mirror_is_what_its_user_may_see(receiver, say, usual):
+    examples = int(os.environ.get("MIRROR_EXAMPLES", usual))
     number = int(os.environ.get("MIRROR_SEED", "1"))
     totals = Totals()
     try:
@@ -575,13 +576,75 @@ def test_every_mirror_is_what_its_user_may_see(receiver: Receiver, say: Callable
 # --- tests of the test: a wrong rule is found
 
 
-@pytest.fixture
-def found_wrong(receiver: Receiver) -> Callable[..., None]:
-    def find(machine: type[Rights] = Users, kind: type[Wrong] = Wrong) -> None:
+AT_ONCE, AT_RANDOM = "by a history that shows it", "at random"
+
+
+@pytest.fixture(params=[AT_ONCE, pytest.param(AT_RANDOM, marks=pytest.mark.long)])
+def found_wrong(request: pytest.FixtureRequest, receiver: Receiver) -> Callable[..., None]:
+    """Find that a rule is wrong; to come upon it at random takes up to thirty sequences."""
+
+    def find(
+        history: Callable[[Portal], None],
+        machine: type[Rights] = Users,
+        kind: type[Wrong] = Wrong,
+    ) -> None:
         with pytest.raises(kind):
-            run(machine, receiver, Totals(), 30, 1, shrinks=False)
+            if request.param == AT_ONCE:
+                history(Portal(receiver, Totals()))
+            else:
+                run(machine, receiver, Totals(), 30, 1, shrinks=False)
 
     return find
+
+
+def create(portal: Portal, **fields: Any) -> str:
+    """Create a dataset with a resource; gives its id."""
+    data = {
+        "name": "one",
+        "title": portal.marker(),
+        "owner_org": "alpha",
+        "resources": [{"url": "http://example.com/a", "name": portal.marker()}],
+        **fields,
+    }
+    return portal.call("sysadmin", "package_create", **data)["id"]
+
+
+def one_is_public(portal: Portal) -> None:
+    create(portal)
+    portal.settle()
+
+
+def one_has_no_resource(portal: Portal) -> None:
+    """What is one event is written by a statement of its own."""
+    create(portal, resources=[])
+    portal.settle()
+
+
+def one_is_private(portal: Portal) -> None:
+    create(portal, private=True)
+    portal.settle()
+
+
+def one_is_hidden(portal: Portal) -> None:
+    hidden = create(portal)
+    portal.deliver()
+    portal.call("sysadmin", "package_patch", id=hidden, private=True)
+    portal.settle()
+
+
+def one_is_hidden_before_it_is_sent(portal: Portal) -> None:
+    hidden = create(portal)
+    portal.dispatch()
+    portal.call("sysadmin", "package_patch", id=hidden, private=True)
+    portal.send()
+
+
+def one_changes_after_its_editor_left(portal: Portal) -> None:
+    changed = create(portal, private=True)
+    portal.deliver()
+    portal.call("sysadmin", "organization_member_delete", id="alpha", username="editor")
+    portal.call("sysadmin", "package_patch", id=changed, title=portal.marker())
+    portal.deliver()
 
 
 def test_labels_that_are_ignored_are_found(found_wrong, monkeypatch):
@@ -595,36 +658,51 @@ def test_labels_that_are_ignored_are_found(found_wrong, monkeypatch):
     for module in (visibility, dispatch.moves):
         monkeypatch.setattr(module, "may_see", sees_what_is_active)
     monkeypatch.setattr(dispatch.run, "Audience", Everybody)
-    found_wrong()
+    found_wrong(one_is_private)
 
 
 def test_telling_by_the_state_after_alone_is_found(found_wrong, monkeypatch):
     monkeypatch.setattr(
         dispatch.write, "told", lambda before, after, differs: "update" if after else None
     )
-    found_wrong()
+    found_wrong(one_is_hidden)
 
 
 def test_resources_that_are_forgotten_are_found(found_wrong, monkeypatch):
     monkeypatch.setattr(dispatch.events, "_resources", lambda *_: [])
-    found_wrong()
+    found_wrong(one_is_public)
 
 
 def test_sending_what_was_decided_without_asking_again_is_found(found_wrong, monkeypatch):
     monkeypatch.setattr(deliver.loop, "_sending", lambda *_: visibility.Sending.CONTENT)
-    found_wrong()
+    found_wrong(one_is_hidden_before_it_is_sent)
 
 
 def test_rights_that_are_kept_whatever_was_noted_are_found(found_wrong, monkeypatch):
     monkeypatch.setattr(owners, "_forget_what_changed", lambda noted: None)
-    found_wrong(Rights, Leaked)
+    found_wrong(one_changes_after_its_editor_left, Rights, Leaked)
 
 
 def test_filters_that_are_ignored_are_found(found_wrong, monkeypatch):
     everything = sa.text(dispatch.write._INSERT.text.replace("w.filters = '{}'", "true"))
     assert everything.text != dispatch.write._INSERT.text
     monkeypatch.setattr(dispatch.write, "_INSERT", everything)
-    found_wrong()
+    found_wrong(one_has_no_resource)
+
+
+HISTORIES = (
+    one_is_public,
+    one_has_no_resource,
+    one_is_private,
+    one_is_hidden,
+    one_is_hidden_before_it_is_sent,
+    one_changes_after_its_editor_left,
+)
+
+
+@pytest.mark.parametrize("history", HISTORIES)
+def test_the_histories_that_show_it_are_well_where_no_rule_is_wrong(portal, history):
+    history(portal)
 
 
 # --- what the above has found, made short
