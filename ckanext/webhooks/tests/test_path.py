@@ -344,11 +344,34 @@ def test_the_pages_ping_is_answered_and_what_failed_is_told_again(
     assert request.json["entity"]["id"] == dataset["id"]
 
 
+def test_celery_by_its_own_command_works_too(site, ckan, receiver, no_worker, hook):
+    celery = Path(sys.executable).with_name("celery")
+    log = site.folder / "celery.log"
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            [celery, "-A", "ckanext.webhooks.worker", "worker", "--loglevel=INFO"],
+            cwd=site.folder,
+            env=site.environment(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        new_dataset(ckan)
+        receiver.wait(1, timeout=120)
+    finally:
+        process.terminate()
+        code = process.wait(20)
+    assert code == 0, log.read_text()
+
+
 @pytest.mark.parametrize("server", ["gunicorn", "uwsgi"])
 def test_a_broker_that_is_away_costs_little_and_loses_nothing(
     site, ckan, receiver, no_worker, hook, server, say
 ):
-    """Every save succeeds; a pass without Celery delivers, and so does the worker later."""
+    """Every save succeeds; a pass without Celery delivers, or else the worker later.
+
+    That does not depend on the server: each of the two has one of the ways.
+    """
     assert site.web is not None
     dataset = new_dataset(ckan)
     count = 1
@@ -369,20 +392,19 @@ def test_a_broker_that_is_away_costs_little_and_loses_nothing(
             )
             assert first < usual + 2, "the broker's silence reached the save"
             count += 5 + 6
-            # Every `ckan` command asks Redis first whether it is there, and CKAN 2.10 and
-            # 2.11 wait for ever where it is silent, unless its URL says how long.
-            patient = {"CKAN_REDIS_URL": f"{site.redis_url}?socket_timeout=1"}
-            site.ckan("webhooks", "deliver", env=patient)
-            told = {r.json["entity"]["title"] for r in receiver.wait(count)}
-            assert told >= {f"{fault} {n}" for n in range(6)}
-            save(ckan, dataset, f"{fault}, for the worker")
-            count += 1
+            if server == "gunicorn":
+                # Every `ckan` command asks Redis first whether it is there, and CKAN 2.10 and
+                # 2.11 wait for ever where it is silent, unless its URL says how long.
+                patient = {"CKAN_REDIS_URL": f"{site.redis_url}?socket_timeout=1"}
+                site.ckan("webhooks", "deliver", env=patient)
+                told = {r.json["entity"]["title"] for r in receiver.wait(count)}
+                assert told >= {f"{fault} {n}" for n in range(6)}
         finally:
             site.start_redis() if fault == "stopped" else site.thaw_redis()
-    start_worker(site)
-    told = {r.json["entity"]["title"] for r in receiver.wait(count)}
-    assert "silent, for the worker" in told
-    site.start_web("gunicorn", workers=2)
+    if server == "uwsgi":
+        start_worker(site)
+        told = {r.json["entity"]["title"] for r in receiver.wait(count)}
+        assert told >= {f"{fault} {n}" for fault in ("stopped", "silent") for n in range(6)}
 
 
 def worker_pid(site: Site) -> int:
@@ -442,26 +464,6 @@ def test_workers_and_passes_at_the_same_time_send_nothing_twice(site, ckan, rece
     passing.join()
     requests = receiver.settle(3.0)
     assert len(requests) == len({r.id for r in requests}) == 31
-
-
-def test_celery_by_its_own_command_works_too(site, ckan, receiver, no_worker, hook):
-    celery = Path(sys.executable).with_name("celery")
-    log = site.folder / "celery.log"
-    with open(log, "wb") as output:
-        process = subprocess.Popen(
-            [celery, "-A", "ckanext.webhooks.worker", "worker", "--loglevel=INFO"],
-            cwd=site.folder,
-            env=site.environment(),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        new_dataset(ckan)
-        receiver.wait(1, timeout=120)
-    finally:
-        process.terminate()
-        code = process.wait(20)
-    assert code == 0, log.read_text()
 
 
 def test_a_worker_takes_less_than_150_mb(site, ckan, receiver, worker, hook, say):
