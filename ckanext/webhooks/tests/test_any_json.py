@@ -36,9 +36,8 @@ pytestmark = pytest.mark.usefixtures("webhooks_db")
 # Where a plugin may show something else than CKAN does.
 KEYS = ("id", "name", "type", "owner_org", "organization", "groups", "tags", "resources", "extras")
 SHAPES: tuple[Any, ...] = (None, True, 0, "a", [], ["a", 1], {}, {"a": {}}, [[]], [{"id": 5}, {}])
+SHAPED: tuple[Any, ...] = (*SHAPES, *(dict.fromkeys(KEYS, shape) for shape in SHAPES))
 ODD: tuple[Any, ...] = (
-    *SHAPES,
-    *(dict.fromkeys(KEYS, shape) for shape in SHAPES),
     {"a\0b": "c\0d", "\ud800": "\udfff", "": {"": ""}},
     {"resources": [{"id": "r\0", "\0": float("nan")}, {"id": "\ud800", "": ""}, {"id": ""}]},
     {"groups": [{"id": "\0"}], "tags": ["\0", {"name": "\ud800"}], "owner_org": "\0"},
@@ -169,17 +168,26 @@ def _read_feed(user: dict[str, Any]) -> None:
     json.loads(json.dumps(page, ensure_ascii=False).encode(), parse_constant=refuse)
 
 
-def test_any_json_of_the_kinds_that_are_known_to_go_wrong(tell, say):
-    told = sum(map(tell, (*ODD, NESTED)))
-    say(f"any JSON: {len(ODD) + 1} chosen examples, {told} requests")
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        # Each takes a second of a core: of the shapes every third.
+        pytest.param((*SHAPED[::3], *ODD, NESTED), id="some shapes"),
+        pytest.param((*SHAPED, *ODD, NESTED), id="all shapes", marks=pytest.mark.long),
+    ],
+)
+def test_any_json_of_the_kinds_that_are_known_to_go_wrong(tell, say, chosen):
+    told = sum(map(tell, chosen))
+    say(f"any JSON: {len(chosen)} chosen examples, {told} requests")
 
 
-def test_any_json_that_is_drawn(tell, say):
+@pytest.mark.parametrize("examples", [4, pytest.param(100, marks=pytest.mark.long)])
+def test_any_json_that_is_drawn(tell, say, examples):
     count = itertools.count(1)
     told = 0
 
     @settings(
-        max_examples=10,
+        max_examples=examples,
         deadline=None,
         derandomize=True,
         database=None,

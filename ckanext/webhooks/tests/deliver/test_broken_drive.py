@@ -135,8 +135,10 @@ def undelivered() -> int:
     return int(rows[0].n)
 
 
+# Each call costs two drives: there is time for every third.
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.long)])
 def test_a_drive_that_fails_at_any_call_leaves_all_to_the_next(
-    receiver, slow, trace, monkeypatch, say
+    receiver, slow, trace, monkeypatch, say, every
 ):
     monkeypatch.setattr(loop, "_LOOK_EVERY", 0.02)
     monkeypatch.setattr(loop, "LEASE_MARGIN", 0.0)
@@ -174,6 +176,7 @@ def test_a_drive_that_fails_at_any_call_leaves_all_to_the_next(
         return tracer
 
     seen = fail_at(None, is_late=False).seen
-    fired = [fail_at(code, is_late).fired.is_set() for code, is_late in seen.items()]
+    chosen = list(seen.items())[::every]
+    fired = [fail_at(code, is_late).fired.is_set() for code, is_late in chosen]
     say(f"a drive failed at {sum(fired)} of {len(seen)} calls, and left nothing behind at any")
-    assert sum(fired) >= 60
+    assert sum(fired) >= 60 / every
