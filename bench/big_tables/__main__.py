@@ -1,6 +1,6 @@
 """Whether all that is asked of the tables is answered by an index, at 20 million deliveries.
 
-python -m bench.big_tables FOLDER [--rows N]
+python -m bench.big_tables FOLDER [--rows N] [--repeats N]
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ class Answer:
 HEAD = ["what", "ms", "rows read", "pages", "indexes", ""]
 
 
-def answers(many: Iterable[Asked]) -> Iterator[Answer]:
+def answers(many: Iterable[Asked], repeats: int) -> Iterator[Answer]:
     """Ask, and say of each what it cost.
 
     What only reads is timed by itself: to explain it takes time, too.
     """
     counts = {name: fill.count(name) for name in fill.BIG}
     for one in many:
-        took = [_milliseconds(one) for _ in range(REPEATS)] if one.repeatable else []
+        took = [_milliseconds(one) for _ in range(repeats)] if one.repeatable else []
         with Recorder().recording() as recorder:
             took = took or [_milliseconds(one)]
             if one.repeatable:
@@ -112,6 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="for the site")
     parser.add_argument("--rows", type=int, default=ROWS, help="deliveries")
+    parser.add_argument("--repeats", type=int, default=REPEATS, help="times that one is timed")
     given = parser.parse_args()
     # Nothing is pruned before it is to be.
     options = {"ckanext.webhooks.retention_days": "365"}
@@ -119,7 +120,7 @@ def main() -> None:
         measured_with = settings.read(stand)
         for line in fill.fill(given.rows):
             print(line, flush=True)
-        found = list(_answers(stand))
+        found = list(_answers(stand, given.repeats))
         # Small tables are pruned in no time, and need no long time beside it.
         pruned = pruning.measure(stand, min(pruning.BEFORE, given.rows / 10_000))
     print(*pruned.lines(), sep="\n")
@@ -136,10 +137,10 @@ def main() -> None:
     sys.exit(bool(wrong or pruned.wrong))
 
 
-def _answers(stand: Stand) -> Iterator[Answer]:
+def _answers(stand: Stand, repeats: int) -> Iterator[Answer]:
     with stand.app.test_request_context():
         for many in (asked.reading(), asked.writing(stand)):
-            for answer in answers(many):
+            for answer in answers(many, repeats):
                 print(plain(answer), flush=True)
                 yield answer
 

@@ -84,11 +84,13 @@ def test_a_plan_is_shown_with_the_index_and_with_what_was_thrown_away():
 
 @pytest.mark.acceptance
 # With fewer, the steps of pruning that are judged leave nothing to be pruned beside deliveries.
-@pytest.mark.parametrize("rows", [50_000, pytest.param(1_000_000, marks=pytest.mark.long)])
-def test_a_short_run_asks_everything_and_prunes(tmp_path, rows):
+@pytest.mark.parametrize(
+    ("rows", "repeats"), [(50_000, 1), pytest.param(1_000_000, 3, marks=pytest.mark.long)]
+)
+def test_a_short_run_asks_everything_and_prunes(tmp_path, rows, repeats):
     command = [sys.executable, "-W", "ignore", "-m", "bench.big_tables", str(tmp_path)]
     run = subprocess.run(
-        [*command, "--rows", str(rows)],
+        [*command, "--rows", str(rows), "--repeats", str(repeats)],
         cwd=ROOT,
         capture_output=True,
         text=True,
