@@ -132,9 +132,15 @@ def edit_dataset(me: Browser, site: Site, dataset: dict, title: str) -> None:
 
 
 def see(me: Browser, page: str, text: str) -> None:
-    """Look at a page until it says something."""
+    """Look at a page until it says something.
+
+    Until that is in it, it is but fetched: to show it takes the browser five times as long.
+    """
+    fetch = "return fetch(arguments[0]).then(answer => answer.text())"
 
     def says() -> bool:
+        if text not in me.run(fetch, page):
+            return False
         me.open(page)
         return text in me.text
 
