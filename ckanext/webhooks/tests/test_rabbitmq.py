@@ -78,11 +78,16 @@ def await_nudge(monkeypatch: pytest.MonkeyPatch) -> None:
     raise AssertionError("no nudge was taken within 30 s")
 
 
-def report(dataset_ids: list[str]) -> None:
-    """Report until it works, for the same reason."""
-    deadline = time.monotonic() + 30
+def report(dataset_ids: list[str]) -> int:
+    """Report until it works, for the same reason; gives how often.
+
+    What was not confirmed in time may have been taken all the same.
+    """
+    deadline, tries = time.monotonic() + 30, 1
     while not queue.report_missed(dataset_ids):
         assert time.monotonic() < deadline, "no report was taken within 30 s"
+        tries += 1
+    return tries
 
 
 def await_empty(rabbitmq: RabbitMQ, name: str, worker: Process) -> None:
@@ -111,9 +116,8 @@ def test_rabbitmq_a_burst_is_one_task_and_outlives_a_kill(nudging, rabbitmq, mon
     say(f"RabbitMQ: a nudge takes {1000 * statistics.median(took):.1f} ms")
 
     # What was missed stands for nothing else, and is not dropped for a nudge.
-    for ids in (["a"], ["b"]):
-        report(ids)
-    assert rabbitmq.waiting(f"{nudging}-missed") == 2
+    tries = [report(ids) for ids in (["a"], ["b"])]
+    assert 2 <= rabbitmq.waiting(f"{nudging}-missed") <= sum(tries)
 
     rabbitmq.process.freeze()
     began = time.monotonic()
