@@ -139,7 +139,8 @@ def pending_of(webhook: str) -> str:
 def missed_from(webhook: str) -> str:
     """Write from when on a webhook is not told of all, if what is pending of it is cancelled now.
 
-    That is when the first of it was told, of which a replay is to begin with, or else now.
+    That is when the first of it was told, of which a replay is to begin with, or else now: that is
+    after what was told last, since what another worker is about to tell may be a moment old.
 
     :param webhook: its id, in SQL
     """
@@ -149,5 +150,8 @@ def missed_from(webhook: str) -> str:
             WHERE sequence >= (
                 SELECT min(sequence) FROM webhooks_delivery
                 WHERE id = ANY(ARRAY({pending_of(webhook)})) AND topic <> 'ping')
-            ORDER BY sequence LIMIT 1), clock_timestamp())
+            ORDER BY sequence LIMIT 1),
+        greatest(clock_timestamp() - interval '1 minute', (
+            SELECT dispatched_at + interval '1 microsecond' FROM webhooks_event
+            WHERE sequence IS NOT NULL ORDER BY sequence DESC LIMIT 1)))
     """

@@ -120,6 +120,20 @@ def test_a_deleted_user_s_webhooks_are_paused_and_what_waits_is_cancelled():
     assert states() == {hook: "active", theirs: "active"}
 
 
+def test_what_is_being_told_while_a_webhook_is_paused_counts_as_missed():
+    """Another worker's transaction, which found the webhook paused, is committed after that."""
+    user = factories.User()
+    create(user)
+    event("e1")
+    execute("UPDATE webhooks_event SET dispatched_at = clock_timestamp()")
+    ((begun,),) = execute("SELECT clock_timestamp()")
+    call_action("user_delete", id=user["id"])
+    sweep_now()
+    (row,) = stored()
+    (told,) = stored("webhooks_event")
+    assert told.dispatched_at < row.missed_since < begun
+
+
 @pytest.mark.ckan_config(OPTION, "editor")
 def test_the_reason_for_a_pause_is_the_one_of_now():
     user = factories.User()
