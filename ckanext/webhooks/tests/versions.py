@@ -72,8 +72,11 @@ ROWS = (
         " documentation",
         (
             "browser/test_looks.py",
+            "browser/test_story.py::test_a_webhook_from_its_form_to_its_end[no scripts]",
+            "browser/test_story.py::test_what_is_saved_unchanged_stays_as_it_was[no scripts]",
             "cli/test_listen.py",
             "cli/test_output.py",
+            "cli/test_running.py",
             "deliver/test_addresses.py",
             "deliver/test_conformance.py",
             "deliver/test_given_up.py",
@@ -107,6 +110,15 @@ ROWS = (
         ),
     ),
 )
+
+
+def ckans_of(file: str) -> set[str]:
+    """Give the CKANs that run some test of a file.
+
+    :param file: below tests/, as ``capture/test_ways.py``
+    """
+    single = (row for row in ROWS for named in row.tests if named.startswith(f"{file}::"))
+    return {ckan for row in (row_of(file), *single) for ckan in row.ckans}
 
 
 def row_of(test: str) -> Row:
