@@ -276,15 +276,25 @@ class _Drive:
 
     def _collect(self, seconds: float) -> None:
         """Wait until something ended or somebody calls, and take all there is."""
+        untaken: dict[int, Exception] = {}
         for key, outcome in self.engine.wait(seconds):
             ended = self.under_way.pop(key, None)
             if ended is None:
                 continue  # it could not be started, as the engine said, and was all the same
             self.more = self.places.give_back(ended.place) or self.more
-            self.places.note(ended.delivery.webhook_id, outcome.duration)
-            kept = withheld.withhold(outcome, ended.confidential)
-            self.books.add(Attempted(ended.delivery, ended.until, ended.sent_at, kept))
-            self.made += 1
+            try:
+                self._take(ended, outcome)
+            except Exception as error:
+                # What else ended is in no list but this one.
+                untaken[ended.delivery.id] = error
+        for delivery_id, error in untaken.items():
+            aside.put_aside(delivery_id, error)
+
+    def _take(self, ended: _UnderWay, outcome: Outcome) -> None:
+        self.places.note(ended.delivery.webhook_id, outcome.duration)
+        kept = withheld.withhold(outcome, ended.confidential)
+        self.books.add(Attempted(ended.delivery, ended.until, ended.sent_at, kept))
+        self.made += 1
 
     def _check_engine(self) -> None:
         """See that what was started ends: the oldest is the first.

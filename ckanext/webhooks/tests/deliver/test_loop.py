@@ -15,6 +15,7 @@ from standardwebhooks import Webhook as Verifier
 
 from ... import config, encryption, owners, sweep, tasks
 from ...deliver import claim as claiming
+from ...deliver import withheld
 from ...deliver.claim import claim
 from ...deliver.loop import deliver_due
 from ...deliver.places import Bounds, Places
@@ -460,6 +461,38 @@ def test_one_that_cannot_be_written_stops_no_other(receiver, caplog):
         "SELECT d.status FROM webhooks_attempt JOIN webhooks_delivery d ON d.id = delivery_id"
     )
     assert attempts == [("delivered",)], "no endpoint is to blame"
+
+
+def test_one_whose_answer_cannot_be_taken_stops_no_other(receiver, monkeypatch):
+    """What is under way meanwhile ends, and is written down in the same drive."""
+    hook = subscribe(receiver, topic="dataset/create")
+    datasets = [factories.Dataset()["id"] for _ in range(3)]
+    tasks.dispatch()
+    first = threading.Event()
+
+    def answer(request):
+        if request.json["entity"]["id"] != datasets[0]:
+            first.wait(20)
+        return 200, {}, b""
+
+    receiver.respond = answer
+    usual = withheld.withhold
+
+    def withhold(outcome, confidential):
+        if not first.is_set():
+            first.set()
+            raise RuntimeError("its answer is odd")
+        return usual(outcome, confidential)
+
+    monkeypatch.setattr(withheld, "withhold", withhold)
+    tasks.work_once()
+    assert sorted(r.json["entity"]["id"] for r in receiver.requests) == sorted(datasets)
+    assert [d[0] for d in deliveries()] == ["pending", "delivered", "delivered"]
+    assert kinds() == ["delivery"]
+    try_again()
+    tasks.work_once()
+    assert [d[0] for d in deliveries()] == ["delivered"] * 3 and kinds() == []
+    assert call_action("webhook_show", id=hook)["health"]["failing_since"] is None
 
 
 def test_a_secret_that_cannot_be_read_is_no_failure_of_the_endpoint(receiver, monkeypatch):
