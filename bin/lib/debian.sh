@@ -53,6 +53,7 @@ missing_browser() {
     grep -qx 'ID=debian' /etc/os-release 2>/dev/null || return 0
     command -v chromium >/dev/null || say chromium
     command -v chromedriver >/dev/null || say chromium-driver
+    command -v chromium-headless-shell >/dev/null || say chromium-headless-shell
 }
 
 as_root() {

@@ -1,13 +1,15 @@
 """A browser that fills in CKAN's forms: Chromium, driven by chromedriver.
 
 WebDriver is JSON over HTTP, and the few commands needed here need no library,
-whose own requirements would pull at the versions that CKAN pins.
+whose own requirements would pull at the versions that CKAN pins. Chromium's headless shell
+is preferred: it is the same engine without windows, and takes a third of the processor's time.
 """
 
 from __future__ import annotations
 
 import base64
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -34,6 +36,7 @@ ARGUMENTS = (
     # What scrolls smoothly cannot be clicked meanwhile.
     "--force-prefers-reduced-motion",
 )
+HEADLESS_SHELL = "chromium-headless-shell"
 # How WebDriver names a reference to an element, by its specification.
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 _PATIENCE = 60.0
@@ -93,18 +96,25 @@ class Browser:
             return False
 
     def _begin(self) -> str:
-        arguments = [*ARGUMENTS, f"--user-data-dir={self.folder / 'profile'}"]
-        # 1 lets them run, 2 does not.
-        setting = "profile.managed_default_content_settings.javascript"
-        options = {
-            "goog:chromeOptions": {
-                "args": arguments,
-                "prefs": {setting: 1 if self.scripts else 2},
-            },
-            "goog:loggingPrefs": {"browser": "SEVERE"},
+        chromium: dict[str, Any] = {
+            "args": [*ARGUMENTS, f"--user-data-dir={self.folder / 'profile'}"]
         }
+        if shell := shutil.which(HEADLESS_SHELL):
+            chromium["binary"] = str(self._with_a_page(shell))
+        options = {"goog:chromeOptions": chromium, "goog:loggingPrefs": {"browser": "SEVERE"}}
         answer = self._send("POST", "/session", capabilities={"alwaysMatch": options})
-        return f"/session/{answer['sessionId']}"
+        session = f"/session/{answer['sessionId']}"
+        if not self.scripts:
+            command = {"cmd": "Emulation.setScriptExecutionDisabled", "params": {"value": True}}
+            self._send("POST", f"{session}/goog/cdp/execute", **command)
+        return session
+
+    def _with_a_page(self, shell: str) -> Path:
+        """Have the headless shell open a page, which chromedriver waits for and does not ask for."""
+        program = self.folder / HEADLESS_SHELL
+        program.write_text(f'#!/bin/sh\nexec {shlex.quote(shell)} "$@" about:blank\n')
+        program.chmod(0o755)
+        return program
 
     def _send(self, method: str, path: str, **data: Any) -> Any:
         sent = data if method == "POST" else None
