@@ -102,9 +102,18 @@ class Sending(enum.Enum):
     """What may still go out for a delivery that was decided earlier."""
 
     CONTENT = "content"  # the entity, as the event has it
+    UNNAMED = "unnamed"  # a resource so, but not what its dataset was called nor whose it was
     STUB = "stub"  # id, name and type alone: "take it back"
     MARKER = "marker"  # that it happened, to what; not even what that was called
     NOTHING = "nothing"  # what it says may no longer be published: superseded
+
+
+class Replaced(enum.Enum):
+    """How much of what an event says is not what there is now, or was last."""
+
+    NOTHING = "nothing"
+    REFERENCE = "reference"  # not the resource, but what its dataset is called or whose it is
+    ALL = "all"
 
 
 def sending(
@@ -143,28 +152,35 @@ def sending(
     return Sending.NOTHING
 
 
-def is_given_again(
-    labels: DatasetLabels,
-    lasting: Collection[str],
-    sequence: int,
-    since: int | None,
-    is_newest: bool,
-) -> bool:
-    """Say whether a version's content is for somebody who asks for it after it was told.
+def sending_again(what: Sending, replaced: Replaced, was_seen: bool) -> Sending:
+    """Say what of an event may be sent to somebody who asks for it after it was told.
 
     What was written while its reader could not see it may have been replaced in
-    order to be shown. So an old version has content for those alone who could
-    see it when it was the newest; for others it is a :attr:`Sending.MARKER`.
+    order to be shown. So what was replaced is for those alone who could see it
+    when it was the newest.
+
+    :param what: what :func:`sending` says
+    :param was_seen: what :func:`was_seen_then` says
+    """
+    if was_seen or what is Sending.NOTHING or replaced is Replaced.NOTHING:
+        return what
+    if what is Sending.CONTENT and replaced is Replaced.REFERENCE:
+        return Sending.UNNAMED
+    return Sending.MARKER
+
+
+def was_seen_then(
+    labels: DatasetLabels, lasting: Collection[str], sequence: int, since: int | None
+) -> bool:
+    """Say whether somebody could see a version when it was the newest.
 
     :param labels: those of the dataset under which the version was published
     :param lasting: labels that its reader has had from the start
     :param sequence: the number of the event
     :param since: that of the last change of what its reader may see, None where
         that is not known
-    :param is_newest: there is no newer version of the dataset
     """
-    was_seen_then = may_see(labels, lasting) or (since is not None and sequence > since)
-    return is_newest or was_seen_then
+    return may_see(labels, lasting) or (since is not None and sequence > since)
 
 
 def publishable(

@@ -12,7 +12,15 @@ from sqlalchemy.engine import Connection
 from .. import config, owners
 from ..model import State
 from ..owners import Since
-from ..visibility import OwnerLabels, Sending, is_given_again, publishable, sending
+from ..visibility import (
+    OwnerLabels,
+    Replaced,
+    Sending,
+    publishable,
+    sending,
+    sending_again,
+    was_seen_then,
+)
 
 
 class Seen(NamedTuple):
@@ -56,22 +64,20 @@ class Logged:
         return Sending.STUB if what is Sending.CONTENT and config.entity() != "full" else what
 
     def sending_again(
-        self, verb: str, labels: OwnerLabels, since: Since, is_replaced: bool
+        self, verb: str, labels: OwnerLabels, since: Since, replaced: Replaced
     ) -> Sending:
         """Say so where it is asked for after it was told.
 
         :param since: since when its reader has had these labels
-        :param is_replaced: see :func:`replaced`
+        :param replaced: see :func:`replaced`
         """
-        what = self.sending(verb, labels)
         published = publishable(verb == "delete", self.row.labels_before, self.row.labels)
-        # What is gone is nobody's newest: who came after that could see neither it nor its name.
-        is_newest = not is_replaced and verb != "delete"
-        if what is Sending.NOTHING or is_given_again(
-            published, since.lasting, self._told_as_of, since.sequence, is_newest
-        ):
-            return what
-        return Sending.MARKER
+        return sending_again(
+            self.sending(verb, labels),
+            # What is gone is nobody's newest: who came after it could see neither it nor its name.
+            Replaced.ALL if verb == "delete" else replaced,
+            was_seen_then(published, since.lasting, self._told_as_of, since.sequence),
+        )
 
     def is_told_again(self, delivery: Any) -> bool:
         """Tell whether a delivery was asked for, rather than written when the event was told.
@@ -99,11 +105,15 @@ def logged(connection: Connection, event_ids: Collection[str]) -> dict[str, Logg
     return {event.id: Logged(event, _since(event)) for event in events}
 
 
-def replaced(connection: Connection, event_ids: Collection[str]) -> set[str]:
-    """Name those of some events whose content is not what there is now, or was last."""
+def replaced(connection: Connection, event_ids: Collection[str]) -> dict[str, Replaced]:
+    """Say how much of each of some events was replaced: all of one that is no longer in the log."""
     if not event_ids:
-        return set()
-    return set(connection.execute(_REPLACED, {"ids": list(event_ids)}).scalars())
+        return {}
+    found = connection.execute(_REPLACED, {"ids": list(event_ids)})
+    return {
+        **dict.fromkeys(event_ids, Replaced.ALL),
+        **{row.id: Replaced(row.replaced) for row in found},
+    }
 
 
 def _since(event: Any) -> list[Seen]:
@@ -135,7 +145,8 @@ _EVENTS = sa.text(
     """
 )
 # A resource is what it was for as long as no newer version of its dataset tells of it;
-# one that was removed is told as the version before had it.
+# one that was removed is told as the version before had it. What its event says of the
+# dataset is what there is now where the newest version says the same.
 _REPLACED = sa.text(
     """
     WITH asked AS MATERIALIZED (
@@ -149,17 +160,26 @@ _REPLACED = sa.text(
         FROM webhooks_event e
             JOIN (SELECT dataset_id, min(version) AS version FROM asked GROUP BY dataset_id) oldest
             ON e.dataset_id = oldest.dataset_id AND e.version > oldest.version)
-    SELECT id FROM asked
-    WHERE (entity_type = 'resource' AND has_own) OR EXISTS (
-        SELECT FROM newer
-        WHERE newer.dataset_id = asked.dataset_id AND newer.version > asked.version
-            AND (asked.entity_type = 'dataset' OR newer.sequence IS NULL OR EXISTS (
-                SELECT FROM webhooks_event r
-                WHERE r.source_id = newer.id AND r.entity_id = asked.entity_id
-                    AND r.origin <> 'rights'
-                    -- What only moved with its dataset, into a group say, is what it was.
-                    AND (r.changed IS DISTINCT FROM '{}'
-                        OR r.labels_before IS NULL OR r.labels IS NULL
-                        OR r.facets -> 'dataset' IS DISTINCT FROM asked.facets -> 'dataset'))))
+    SELECT id, CASE
+        WHEN (entity_type = 'resource' AND has_own) OR EXISTS (
+            SELECT FROM newer
+            WHERE newer.dataset_id = asked.dataset_id AND newer.version > asked.version
+                AND (asked.entity_type = 'dataset' OR newer.sequence IS NULL OR EXISTS (
+                    SELECT FROM webhooks_event r
+                    WHERE r.source_id = newer.id AND r.entity_id = asked.entity_id
+                        AND r.origin <> 'rights'
+                        -- What only moved with its dataset, into a group say, is what it was.
+                        AND (r.changed IS DISTINCT FROM '{}'
+                            OR r.labels_before IS NULL OR r.labels IS NULL)))) THEN 'all'
+        WHEN EXISTS (
+            SELECT FROM (
+                SELECT facets FROM webhooks_event e
+                WHERE e.dataset_id = asked.dataset_id AND e.version IS NOT NULL
+                ORDER BY e.version DESC LIMIT 1) newest
+            WHERE newest.facets -> 'dataset' IS DISTINCT FROM asked.facets -> 'dataset'
+                OR newest.facets -> 'organization'
+                    IS DISTINCT FROM asked.facets -> 'organization') THEN 'reference'
+        ELSE 'nothing' END AS replaced
+    FROM asked
     """
 )

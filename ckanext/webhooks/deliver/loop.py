@@ -23,7 +23,7 @@ from ..apart import apart
 from ..model import WebhookState, connected
 from ..model.base import may_be_of_one
 from ..topics import PING
-from ..visibility import OwnerLabels, Sending
+from ..visibility import OwnerLabels, Replaced, Sending
 from . import aside, message, settle, signing, transport, withheld
 from .attempt import Attempted, Outcome, Request
 from .books import Books
@@ -142,12 +142,12 @@ class _Rights(NamedTuple):
 
     :param standing: each owner, by the user's id
     :param since: of those who are told something again, since when they have had their labels
-    :param old: ids of the events told again that something newer has replaced
+    :param replaced: by event id, how much of those told again something newer has replaced
     """
 
     standing: Mapping[str, owners.Owner]
     since: Mapping[str, owners.Since]
-    old: Collection[str]
+    replaced: Mapping[str, Replaced]
 
 
 class _Known(NamedTuple):
@@ -482,7 +482,7 @@ def _rights_of_all(claimed: Claimed) -> _Known:
         _Rights(
             {id_: owner for part in parts for id_, owner in part.standing.items()},
             {id_: since for part in parts for id_, since in part.since.items()},
-            {id_ for part in parts for id_ in part.old},
+            {id_: how_much for part in parts for id_, how_much in part.replaced.items()},
         ),
         failed,
     )
@@ -538,7 +538,7 @@ def _may_send(delivery: Due, event: Logged, rights: _Rights, is_again: bool) -> 
         delivery.topic.split("/")[1],
         labels,
         rights.since[delivery.user_id],
-        delivery.event_id in rights.old,
+        rights.replaced[delivery.event_id],
     )
 
 
@@ -576,9 +576,9 @@ def _log_late(count: int, lease: float) -> None:
     )
 
 
-def _replaced(event_ids: Collection[str]) -> set[str]:
+def _replaced(event_ids: Collection[str]) -> Mapping[str, Replaced]:
     if not event_ids:
-        return set()
+        return {}
     with connected() as connection:
         return replaced(connection, event_ids)
 

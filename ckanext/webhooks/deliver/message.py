@@ -138,10 +138,13 @@ def entity_of(event: Any, what: Sending) -> str:
     return entity_json(event, as_stub=True)
 
 
+_NAMELESS = (Sending.UNNAMED, Sending.MARKER)
+
+
 def reference_of(event: Any, what: Sending) -> dict[str, Any]:
     """Say which dataset an event is about, by as much as may be sent."""
     reference = dataset_reference(event, as_stub=what is not Sending.CONTENT)
-    return {**reference, "name": None} if what is Sending.MARKER else reference
+    return {**reference, "name": None} if what in _NAMELESS else reference
 
 
 def entity_json(event: Any, as_stub: bool) -> str:

@@ -203,8 +203,8 @@ def _of_event(event: Logged, delivery: Any, webhook: Any) -> tuple[str | None, s
         return None, tk._("What its receiver may see cannot be read at the moment"), False
     verb = delivery.topic.split("/")[1]
     if event.is_told_again(delivery):
-        is_replaced = bool(replaced(model.Session.connection(), [event.row.id]))
-        what = event.sending_again(verb, labels, sight.since_of(webhook.user_id), is_replaced)
+        how_much = replaced(model.Session.connection(), [event.row.id])[event.row.id]
+        what = event.sending_again(verb, labels, sight.since_of(webhook.user_id), how_much)
     else:
         what = event.sending(verb, labels)
     if what is Sending.NOTHING:

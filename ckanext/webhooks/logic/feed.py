@@ -14,7 +14,7 @@ from .. import logs, topics
 from ..deliver import Logged, logged, message, replaced
 from ..model import epoch
 from ..owners import Since
-from ..visibility import ALL, OwnerLabels, Sending, may_see, told
+from ..visibility import ALL, OwnerLabels, Replaced, Sending, may_see, told
 from . import schema, sight
 
 log = logs.logger(__name__)
@@ -36,7 +36,9 @@ def webhook_event_list(context: Any, data_dict: dict[str, Any]) -> dict[str, Any
     appears once a worker has taken it up. What has been hidden from you since
     is left out. A version that was replaced before you could see it has no
     content here: of ``entity`` there is ``id`` and ``type``, and ``name`` is
-    none; the newest version of each dataset has it. That your own rights
+    none; the newest version of each dataset has it. A resource that is as it was
+    has content, and if its dataset was renamed or moved to another organization
+    since, ``dataset`` is its ``id`` and ``type`` alone. That your own rights
     changed is in it as long as you have an
     active webhook. Events older than ``ckanext.webhooks.retention_days`` go,
     except the newest of each dataset: after a longer absence start anew.
@@ -80,7 +82,7 @@ def webhook_event_list(context: Any, data_dict: dict[str, Any]) -> dict[str, Any
         ids = [row.id for row in chunk]
         by_id, old = logged(connection, ids), replaced(connection, ids)
         for row in chunk:
-            event = _told(by_id[row.id], labels, since, row.id in old)
+            event = _told(by_id[row.id], labels, since, old[row.id])
             if event is not None and _is_wanted(event["topic"], data.get("topic")):
                 events.append(event)
         cursor = chunk[-1].sequence
@@ -125,9 +127,7 @@ def _check_cursor(connection: Any, after: int) -> None:
     raise tk.ValidationError({"after": [why % (end + 1)]})
 
 
-def _told(
-    event: Logged, labels: OwnerLabels, since: Since, is_replaced: bool
-) -> dict[str, Any] | None:
+def _told(event: Logged, labels: OwnerLabels, since: Since, old: Replaced) -> dict[str, Any] | None:
     """Say what somebody with these labels is told of an event, None where nothing."""
     row = event.row
     if row.user_id is not None:  # it was made for this user
@@ -135,7 +135,7 @@ def _told(
     else:
         before, after = may_see(row.labels_before, labels), may_see(row.labels, labels)
     verb = told(before, after, row.changed is None or bool(row.changed))
-    what = event.sending_again(verb, labels, since, is_replaced) if verb else Sending.NOTHING
+    what = event.sending_again(verb, labels, since, old) if verb else Sending.NOTHING
     if what is Sending.NOTHING:
         return None
     said = {

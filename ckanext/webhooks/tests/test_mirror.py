@@ -844,9 +844,33 @@ def test_who_joins_after_a_version_was_replaced_is_not_given_it(replaced, way):
 
 
 @pytest.mark.parametrize("way", ASKING)
+def test_a_resource_that_is_as_it_was_has_content_whatever_its_dataset_became(portal, way):
+    renamed = create(portal, private=True)
+    portal.call("sysadmin", "organization_member_delete", id="alpha", username="editor")
+    again = {"id": "alpha", "username": "editor", "role": "editor"}
+    portal.call("sysadmin", "organization_member_create", **again)
+    portal.call("sysadmin", "package_patch", id=renamed, private=False, name="picked")
+    portal.deliver()
+    ASKING[way](portal, "editor")
+    portal.settle()
+
+
+@pytest.mark.parametrize("way", ASKING)
+def test_who_joins_after_a_dataset_was_renamed_is_not_told_its_old_name(portal, way):
+    resources = [{"url": "http://example.com/a", "name": "a"}]
+    renamed = create(portal, name=portal.marker(), private=True, resources=resources)
+    portal.call("sysadmin", "package_patch", id=renamed, name="picked", title="Mended")
+    portal.deliver()
+    join(portal, "alpha")
+    portal.deliver()
+    ASKING[way](portal, "nobody")
+    portal.settle()
+
+
+@pytest.mark.parametrize("way", ASKING)
 def test_old_versions_that_are_given_to_whoever_asks_are_found(replaced, way, monkeypatch):
     # By its name: the package has a function of that name, too.
     logged = importlib.import_module("ckanext.webhooks.deliver.logged")
-    monkeypatch.setattr(logged, "is_given_again", lambda *_: True)
+    monkeypatch.setattr(logged, "was_seen_then", lambda *_: True)
     with pytest.raises(Leaked):
         ASKING[way](replaced, "nobody")

@@ -9,15 +9,17 @@ import pytest
 
 from ..visibility import (
     ALL,
+    Replaced,
     Sending,
     common,
-    is_given_again,
     may_see,
     owner_labels,
     publishable,
     sending,
+    sending_again,
     stored_labels,
     told,
+    was_seen_then,
 )
 
 PUBLIC = frozenset({"public"})
@@ -138,25 +140,44 @@ def test_what_was_hidden_in_between_is_not_published_again(later, expected):
 
 
 @pytest.mark.parametrize(
-    ("what", "labels", "sequence", "since", "is_newest", "given"),
+    ("what", "labels", "sequence", "since", "was_seen"),
     [
-        ("the newest, told before the right came", PRIVATE, 5, 9, True, True),
-        ("the newest, where nobody knows when it came", PRIVATE, 5, None, True, True),
-        ("written after the right came", PRIVATE, 10, 9, False, True),
-        ("written before the right came", PRIVATE, 5, 9, False, False),
-        ("of the very moment", PRIVATE, 9, 9, False, False),
-        ("where nobody knows when the right came", PRIVATE, 5, None, False, False),
-        ("where the right never changed", PRIVATE, 5, 0, False, True),
-        ("public", PUBLIC, 5, 9, False, True),
-        ("public, where nobody knows when another right came", PUBLIC, 5, None, False, True),
-        ("of no label, which sysadmins see", frozenset(), 5, 9, False, False),
-        ("seen by nobody", HIDDEN, 5, 9, False, False),
+        ("written after the right came", PRIVATE, 10, 9, True),
+        ("written before the right came", PRIVATE, 5, 9, False),
+        ("of the very moment", PRIVATE, 9, 9, False),
+        ("where nobody knows when the right came", PRIVATE, 5, None, False),
+        ("where the right never changed", PRIVATE, 5, 0, True),
+        ("public", PUBLIC, 5, 9, True),
+        ("public, where nobody knows when another right came", PUBLIC, 5, None, True),
+        ("of no label, which sysadmins see", frozenset(), 5, 9, False),
+        ("seen by nobody", HIDDEN, 5, 9, False),
     ],
 )
-def test_an_old_version_is_given_to_whom_could_see_it_then(
-    what, labels, sequence, since, is_newest, given
+def test_a_version_was_seen_by_whom_had_the_right_before_it(
+    what, labels, sequence, since, was_seen
 ):
-    assert is_given_again(labels, ANYONE, sequence, since, is_newest) is given, what
+    assert was_seen_then(labels, ANYONE, sequence, since) is was_seen, what
+
+
+@pytest.mark.parametrize(
+    ("what", "replaced", "expected"),
+    [
+        ("CONTENT", "NOTHING", "CONTENT"),
+        ("CONTENT", "REFERENCE", "UNNAMED"),
+        ("CONTENT", "ALL", "MARKER"),
+        ("STUB", "NOTHING", "STUB"),
+        # Which says what the dataset was called.
+        ("STUB", "REFERENCE", "MARKER"),
+        ("STUB", "ALL", "MARKER"),
+        ("NOTHING", "NOTHING", "NOTHING"),
+        ("NOTHING", "REFERENCE", "NOTHING"),
+        ("NOTHING", "ALL", "NOTHING"),
+    ],
+)
+def test_what_was_replaced_is_given_to_whom_could_see_it_then(what, replaced, expected):
+    what, replaced = Sending[what], Replaced[replaced]
+    assert sending_again(what, replaced, was_seen=True) is what
+    assert sending_again(what, replaced, was_seen=False) is Sending[expected]
 
 
 def test_what_was_deleted_may_be_published_to_those_who_could_see_it_last():

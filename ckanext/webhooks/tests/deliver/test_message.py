@@ -317,6 +317,11 @@ class TestFactsOf:
         assert json.loads(facts.entity) == {"id": "r1", "package_id": "d1"}
         assert "owner_org" not in facts.dataset
 
+    def test_of_a_resource_without_what_its_dataset_was(self):
+        facts = self.facts(resource_event(), Sending.UNNAMED)
+        assert json.loads(facts.entity) == {**DATASET["resources"][0], "package_id": "d1"}
+        assert facts.dataset == {"id": "d1", "name": None, "type": "showcase"}
+
     def test_an_entity_that_was_written_already_is_taken(self):
         assert self.facts(event(), Sending.CONTENT, entity='"kept"').entity == '"kept"'
 

@@ -111,6 +111,25 @@ def test_a_resource_that_is_as_it_was_is_in_the_newest_version(user, organizatio
     ]
 
 
+def test_a_resource_that_is_as_it_was_has_content_without_what_its_dataset_was(user, organization):
+    other = factories.Organization()
+    dataset = factories.Dataset(
+        name="secret-name",
+        owner_org=organization["id"],
+        private=True,
+        resources=[{"url": "http://example.com/kept"}],
+    )
+    call_action("package_patch", id=dataset["id"], name="mended", owner_org=other["id"])
+    work()
+    for each in (organization, other):
+        join(each, user)
+    old, resource, new = everything(user)
+    assert "secret-name" not in str([old, resource, new])
+    assert resource["entity"]["url"] == "http://example.com/kept"
+    assert resource["dataset"] == {"id": dataset["id"], "name": None, "type": "dataset"}
+    assert (old["entity"]["name"], new["entity"]["name"]) == (None, "mended")
+
+
 def test_what_was_hidden_since_is_not_published_again(user, organization):
     dataset = factories.Dataset(owner_org=organization["id"], title="Before it was hidden")
     call_action("package_patch", id=dataset["id"], private=True, title="Hidden")
