@@ -146,7 +146,8 @@ _EVENTS = sa.text(
 )
 # A resource is what it was for as long as no newer version of its dataset tells of it;
 # one that was removed is told as the version before had it. What its event says of the
-# dataset is what there is now where the newest version says the same.
+# dataset is what there is now where the newest version says the same. Of a version whose
+# `changed` nobody knows, not yet or since it could not be compared, nobody knows its resources.
 _REPLACED = sa.text(
     """
     WITH asked AS MATERIALIZED (
@@ -156,7 +157,7 @@ _REPLACED = sa.text(
         FROM webhooks_event e LEFT JOIN webhooks_event source ON source.id = e.source_id
         WHERE e.id = ANY(CAST(:ids AS text[]))),
     newer AS MATERIALIZED (
-        SELECT e.id, e.dataset_id, e.version, e.sequence
+        SELECT e.id, e.dataset_id, e.version, e.changed
         FROM webhooks_event e
             JOIN (SELECT dataset_id, min(version) AS version FROM asked GROUP BY dataset_id) oldest
             ON e.dataset_id = oldest.dataset_id AND e.version > oldest.version)
@@ -164,7 +165,7 @@ _REPLACED = sa.text(
         WHEN (entity_type = 'resource' AND has_own) OR EXISTS (
             SELECT FROM newer
             WHERE newer.dataset_id = asked.dataset_id AND newer.version > asked.version
-                AND (asked.entity_type = 'dataset' OR newer.sequence IS NULL OR EXISTS (
+                AND (asked.entity_type = 'dataset' OR newer.changed IS NULL OR EXISTS (
                     SELECT FROM webhooks_event r
                     WHERE r.source_id = newer.id AND r.entity_id = asked.entity_id
                         AND r.origin <> 'rights'

@@ -9,7 +9,7 @@ from ckan.tests import factories
 from ckan.tests.helpers import call_action
 
 from ... import owners
-from ...dispatch import dispatch, move_on, notice_rights
+from ...dispatch import dispatch, events, move_on, notice_rights
 from ...logic import feed
 from ...model import epoch, transaction
 from ..callers import call, create, execute, join, leave
@@ -109,6 +109,21 @@ def test_a_resource_that_is_as_it_was_is_in_the_newest_version(user, organizatio
         ("resource/create", "http://example.com/kept"),
         ("resource/delete", None),
     ]
+
+
+def test_what_may_have_been_replaced_by_a_version_that_was_not_compared_has_no_content(
+    user, organization, monkeypatch
+):
+    (secret,) = resources = [{"url": "http://example.com/secret"}]
+    dataset = factories.Dataset(owner_org=organization["id"], private=True, resources=resources)
+    work()
+    mended = [{**dataset["resources"][0], "url": "http://example.com/mended"}]
+    call_action("package_patch", id=dataset["id"], resources=mended)
+    with monkeypatch.context() as broken:
+        broken.setattr(events, "_events_of", None)
+        work()
+    join(organization, user)
+    assert secret["url"] not in str(everything(user))
 
 
 def test_a_resource_that_is_as_it_was_has_content_without_what_its_dataset_was(user, organization):
