@@ -103,7 +103,8 @@ class Sending(enum.Enum):
 
     CONTENT = "content"  # the entity, as the event has it
     UNNAMED = "unnamed"  # a resource so, but not what its dataset was called nor whose it was
-    STUB = "stub"  # id, name and type alone: "take it back"
+    SHORT = "short"  # id, name and type alone, as the event has them
+    STUB = "stub"  # the same, as its receiver knew them: "take it back"
     MARKER = "marker"  # that it happened, to what; not even what that was called
     NOTHING = "nothing"  # what it says may no longer be published: superseded
 

@@ -61,7 +61,9 @@ class Logged:
                 for state in self.since
             ],
         )
-        return Sending.STUB if what is Sending.CONTENT and config.entity() != "full" else what
+        if what is not Sending.CONTENT or config.entity() == "full":
+            return what
+        return Sending.STUB if verb == "delete" else Sending.SHORT
 
     def sending_again(
         self, verb: str, labels: OwnerLabels, since: Since, replaced: Replaced

@@ -131,20 +131,20 @@ def headers(format_: str, custom: Mapping[str, str]) -> dict[str, str]:
 
 def entity_of(event: Any, what: Sending) -> str:
     """Give as much of an event's entity as may be sent, as JSON."""
-    if what is not Sending.MARKER:
-        return entity_json(event, what is Sending.STUB)
-    if event.entity_type == "dataset":
+    if event.entity_type == "dataset" and what is not Sending.CONTENT:
         return json.dumps(reference_of(event, what))
-    return entity_json(event, as_stub=True)
-
-
-_NAMELESS = (Sending.UNNAMED, Sending.MARKER)
+    return entity_json(event, as_stub=what not in (Sending.CONTENT, Sending.UNNAMED))
 
 
 def reference_of(event: Any, what: Sending) -> dict[str, Any]:
     """Say which dataset an event is about, by as much as may be sent."""
-    reference = dataset_reference(event, as_stub=what is not Sending.CONTENT)
-    return {**reference, "name": None} if what in _NAMELESS else reference
+    is_now = what in (Sending.CONTENT, Sending.SHORT)
+    reference = dataset_reference(event, as_stub=not is_now)
+    if what is Sending.SHORT:
+        del reference["owner_org"]
+    if what in (Sending.UNNAMED, Sending.MARKER):
+        reference["name"] = None
+    return reference
 
 
 def entity_json(event: Any, as_stub: bool) -> str:

@@ -165,9 +165,10 @@ def test_a_version_was_seen_by_whom_had_the_right_before_it(
         ("CONTENT", "NOTHING", "CONTENT"),
         ("CONTENT", "REFERENCE", "UNNAMED"),
         ("CONTENT", "ALL", "MARKER"),
-        ("STUB", "NOTHING", "STUB"),
+        ("SHORT", "NOTHING", "SHORT"),
         # Which says what the dataset was called.
-        ("STUB", "REFERENCE", "MARKER"),
+        ("SHORT", "REFERENCE", "MARKER"),
+        ("SHORT", "ALL", "MARKER"),
         ("STUB", "ALL", "MARKER"),
         ("NOTHING", "NOTHING", "NOTHING"),
         ("NOTHING", "REFERENCE", "NOTHING"),

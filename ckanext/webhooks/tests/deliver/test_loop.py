@@ -365,6 +365,24 @@ def test_a_portal_may_have_stubs_sent_alone(receiver, monkeypatch, value):
         assert b"ot told" not in request.body and b"not.told" not in request.body
 
 
+def test_a_stub_of_what_was_published_has_the_name_under_which_it_was(receiver, monkeypatch):
+    monkeypatch.setitem(tk.config, "ckanext.webhooks.entity", "stub")
+    subscribe(receiver, factories.User())
+    dataset = factories.Dataset(
+        name="secret-name",
+        owner_org=factories.Organization()["id"],
+        private=True,
+        resources=[{"url": "http://example.com/a"}],
+    )
+    call_action("package_patch", sysadmin(), id=dataset["id"], name="shown", private=False)
+    call_action("package_patch", sysadmin(), id=dataset["id"], name="hidden", private=True)
+    call_action("package_patch", sysadmin(), id=dataset["id"], name="shown", private=False)
+    tasks.work_once()
+    named = {(r.json.get("dataset") or r.json["entity"])["name"] for r in receiver.requests}
+    assert named == {"shown"}
+    assert all("owner_org" not in r.json.get("dataset", {}) for r in receiver.requests)
+
+
 def test_an_address_that_is_not_allowed_any_more_is_not_called(receiver, monkeypatch):
     subscribe(receiver, topic="dataset/create")
     factories.Dataset()

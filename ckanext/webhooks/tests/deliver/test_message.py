@@ -317,6 +317,15 @@ class TestFactsOf:
         assert json.loads(facts.entity) == {"id": "r1", "package_id": "d1"}
         assert "owner_org" not in facts.dataset
 
+    def test_what_is_short_has_the_name_of_now_and_a_stub_that_of_before(self):
+        renamed = {**FACETS, "dataset": ["d1", "lakes"]}
+        for what, name in ((Sending.SHORT, "lakes"), (Sending.STUB, "rivers")):
+            of_dataset = self.facts(event(facets=renamed), what)
+            of_resource = self.facts(resource_event(facets=renamed), what)
+            expected = {"id": "d1", "name": name, "type": "showcase"}
+            assert json.loads(of_dataset.entity) == of_resource.dataset == expected
+            assert json.loads(of_resource.entity) == {"id": "r1", "package_id": "d1"}
+
     def test_of_a_resource_without_what_its_dataset_was(self):
         facts = self.facts(resource_event(), Sending.UNNAMED)
         assert json.loads(facts.entity) == {**DATASET["resources"][0], "package_id": "d1"}

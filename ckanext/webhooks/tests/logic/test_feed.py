@@ -145,6 +145,16 @@ def test_a_resource_that_is_as_it_was_has_content_without_what_its_dataset_was(u
     assert (old["entity"]["name"], new["entity"]["name"]) == (None, "mended")
 
 
+@pytest.mark.ckan_config("ckanext.webhooks.entity", "stub")
+def test_a_stub_of_the_newest_version_has_the_name_of_that(user, organization):
+    dataset = factories.Dataset(name="secret-name", owner_org=organization["id"], private=True)
+    call_action("package_patch", id=dataset["id"], name="mended")
+    work()
+    join(organization, user)
+    work()
+    assert [e["entity"]["name"] for e in everything(user)] == [None, "mended"]
+
+
 def test_what_was_hidden_since_is_not_published_again(user, organization):
     dataset = factories.Dataset(owner_org=organization["id"], title="Before it was hidden")
     call_action("package_patch", id=dataset["id"], private=True, title="Hidden")
