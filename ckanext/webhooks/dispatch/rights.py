@@ -257,17 +257,19 @@ def _begin(connection: Connection, moves: Mapping[str, OwnerLabels]) -> None:
         connection.execute(_BEGIN, {"user_id": user_id, "labels": stored_labels(labels)})
 
 
-_IS_WAITING = sa.text(
-    "SELECT EXISTS (SELECT FROM webhooks_event e"
-    f" WHERE sequence IS NULL AND {quarantine.DATASET_GOES_ON})"
-)
+# That something waits to be told, as SQL.
+_WAITS = f"""EXISTS (
+    SELECT FROM webhooks_event e WHERE sequence IS NULL AND {quarantine.DATASET_GOES_ON})"""
+_IS_WAITING = sa.text(f"SELECT {_WAITS}")
 # That somebody's rights may have changed, as SQL.
 IS_NOTED = "EXISTS (SELECT FROM webhooks_right WHERE sequence IS NULL)"
 _IS_NOTED = sa.text(f"SELECT {IS_NOTED}")
-# One number for all, higher than that of any event that was told so far.
+# One number for all, higher than that of any event which was captured so far: an event with a
+# higher one was not there before the right. So while something waits, there is none yet.
 _NUMBER_UNDER_LOCK = sa.text(
     f"""{BEGIN} {write.LOCK}
-    WITH number AS MATERIALIZED (SELECT nextval('webhooks_event_order') AS next WHERE {IS_NOTED})
+    WITH number AS MATERIALIZED (SELECT nextval('webhooks_event_order') AS next
+                                 WHERE {IS_NOTED} AND NOT {_WAITS})
     UPDATE webhooks_right r SET sequence = number.next FROM number
     WHERE r.sequence IS NULL
     RETURNING r.user_id IS NULL OR EXISTS (
@@ -285,8 +287,7 @@ _NOTES_AND_OWNERS = sa.text(
     WITH notes AS MATERIALIZED (
         SELECT array_agg(id) FILTER (WHERE sequence IS NULL) AS ids,
                coalesce((SELECT max(sequence) FROM webhooks_right), 0) AS number,
-               EXISTS (SELECT FROM webhooks_event e
-                       WHERE sequence IS NULL AND {quarantine.DATASET_GOES_ON}) AS is_waiting
+               {_WAITS} AS is_waiting
         FROM webhooks_right WHERE sequence IS NULL)
     SELECT ids, number, is_waiting, CASE WHEN :always OR is_waiting THEN (
                SELECT json_agg(json_build_array(user_id, sequence)) {owners.NOTED}) END AS noted,

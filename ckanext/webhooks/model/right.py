@@ -16,8 +16,8 @@ class Right(Base):
     """One user of one transaction, whose rights may be others since.
 
     :ivar user_id: NULL where it may be anybody's, as when organizations change
-    :ivar sequence: its place in the order of commit, given at dispatch; the events
-        below it were told before it
+    :ivar sequence: its place in the order of commit, given by dispatch when nothing waits
+        to be told: what was captured before it has a lower number
     """
 
     __tablename__ = "webhooks_right"

@@ -111,6 +111,18 @@ def test_a_resource_that_is_as_it_was_is_in_the_newest_version(user, organizatio
     ]
 
 
+def test_what_waited_to_be_told_when_rights_were_looked_at_is_older_than_these(user, organization):
+    dataset = factories.Dataset(owner_org=organization["id"], private=True, title="Secret")
+    call_action("package_patch", id=dataset["id"], title="Mended")
+    join(organization, user)
+    work()
+    call_action("package_patch", id=dataset["id"], title="Since then")
+    call_action("package_patch", id=dataset["id"], title="Newest")
+    work()
+    titles = [event["entity"].get("title") for event in everything(user)]
+    assert titles == [None, None, "Since then", "Newest"]
+
+
 def test_what_may_have_been_replaced_by_a_version_that_was_not_compared_has_no_content(
     user, organization, monkeypatch
 ):
