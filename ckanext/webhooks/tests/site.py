@@ -94,7 +94,19 @@ from ckan.config.middleware import make_app
 
 ini = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ckan.ini")
 fileConfig(ini, disable_existing_loggers=False)
-application = make_app(CKANConfigLoader(ini).get_config())
+ckan = make_app(CKANConfigLoader(ini).get_config())
+
+
+def application(environ, start_response):
+    # CKAN, behind what portals have a proxy do: browsers keep its scripts, styles and pictures.
+    if not environ["PATH_INFO"].startswith(("/webassets/", "/base/")):
+        return ckan(environ, start_response)
+
+    def start(status, headers, exc_info=None):
+        kept = [header for header in headers if header[0] not in ("Cache-Control", "Vary")]
+        return start_response(status, [*kept, ("Cache-Control", "max-age=3600")], exc_info)
+
+    return ckan(environ, start)
 """
 
 # gunicorn reads it where it is started. To load CKAN takes some 4 s of a core: once is enough.
@@ -426,16 +438,18 @@ class Site:
         workers: int = 2,
         env: Mapping[str, str] | None = None,
         timeout: float = 90.0,
+        threads: int = 1,
     ) -> Process:
         """Start the web process and wait until the API answers.
 
         :param server: ``ckan`` (CKAN's own, one process with threads), ``gunicorn``
-            or ``uwsgi`` (prefork, without threads)
+            or ``uwsgi`` (prefork)
         :param workers: processes of gunicorn and uwsgi
+        :param threads: of each process of gunicorn
         """
         if self.web is not None:
             self.web.stop()
-        process = self.web = self._start("web", self._web_command(server, workers), env)
+        process = self.web = self._start("web", self._web_command(server, workers, threads), env)
         deadline = time.monotonic() + timeout
         while not self._answers():
             if not process.alive:
@@ -451,13 +465,14 @@ class Site:
             self.web.stop(timeout)
             self.web = None
 
-    def _web_command(self, server: str, workers: int) -> list[str]:
+    def _web_command(self, server: str, workers: int, threads: int) -> list[str]:
         address = f"127.0.0.1:{self.port}"
         if server == "ckan":
             command = ["ckan", "-c", str(self.ini), "run", "-H", "127.0.0.1", "-p", str(self.port)]
             command += ["--disable-reloader"]
         elif server == "gunicorn":
             command = ["gunicorn", "--workers", str(workers), "--bind", address]
+            command += ["--threads", str(threads)]
             command += ["--no-control-socket", "--timeout", "60", "--graceful-timeout", "5"]
             command += ["wsgi:application"]
         elif server == "uwsgi":

@@ -78,9 +78,12 @@ def texts(value: object) -> Iterator[str]:
 
 
 # A busy machine is no failure.
-@settings(deadline=None)
-@given(ANY_JSON)
-def test_any_json_is_taken_by_all_who_read_it(value):
+@pytest.mark.parametrize("examples", [20, pytest.param(500, marks=pytest.mark.long)])
+def test_any_json_is_taken_by_all_who_read_it(examples):
+    settings(deadline=None, max_examples=examples)(given(ANY_JSON)(_is_taken))()
+
+
+def _is_taken(value: object) -> None:
     text = wellformed.dumps(value)
     read = json.loads(text, parse_constant=refuse)
     assert "\0" not in "".join(texts(read)).encode().decode()

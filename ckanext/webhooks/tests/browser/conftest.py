@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parents[4] / ".dev" / "run" / f"browser-{os.getpid()}"
 def site() -> Iterator[Site]:
     with Site(FOLDER) as prepared:
         # One process with threads: each has to compile the templates of all pages.
-        prepared.start_web()
+        prepared.start_web("gunicorn", workers=1, threads=4)
         prepared.start_worker().await_output(READY)
         yield prepared
     shutil.rmtree(FOLDER)
