@@ -306,8 +306,9 @@ def _rows(query: Any, user_ids: Collection[str], **parameters: Any) -> list[Any]
 
 # The changes of rights that are new to a process which knows them up to a number.
 NOTED = "FROM webhooks_right WHERE sequence IS NULL OR sequence > :known_up_to"
-# Whether there are any: each half by the index, whatever else the statement forbids.
-IS_NOTED = """(EXISTS (SELECT FROM webhooks_right WHERE sequence IS NULL)
+# Whether there are any: each half ends at the first row of the index, where one condition with
+# an OR may read them all.
+HAS_NEWS = """(EXISTS (SELECT FROM webhooks_right WHERE sequence IS NULL)
     OR EXISTS (SELECT FROM webhooks_right WHERE sequence > :known_up_to))"""
 _ALL_NOTED = sa.text(f"SELECT user_id, sequence {NOTED}")
 # Of each user, and as NULL of everybody.

@@ -139,7 +139,7 @@ _EVENTS = sa.text(
             JOIN (SELECT dataset_id, min(version) AS version FROM found GROUP BY dataset_id) oldest
             ON e.dataset_id = oldest.dataset_id AND e.version >= oldest.version
         GROUP BY e.dataset_id, state, labels_before, labels)
-    SELECT found.*, since.states AS since, {owners.IS_NOTED} AS is_noted
+    SELECT found.*, since.states AS since, {owners.HAS_NEWS} AS is_noted
     FROM found LEFT JOIN (
         SELECT dataset_id, jsonb_agg(jsonb_build_array(version, state, labels_before, labels))
             AS states

@@ -148,7 +148,7 @@ def _notice_rights(reading: Reading) -> None:
 def notice_noted() -> None:
     """Do so, and give the changes of rights that were noted their number, if there are any."""
     with connected() as connection:
-        is_noted = connection.execute(_IS_NOTED).scalar_one()
+        is_noted = connection.execute(_IS_UNNUMBERED).scalar_one()
     if is_noted:
         under_reading(_notice_noted)
 
@@ -261,15 +261,15 @@ def _begin(connection: Connection, moves: Mapping[str, OwnerLabels]) -> None:
 _WAITS = f"""EXISTS (
     SELECT FROM webhooks_event e WHERE sequence IS NULL AND {quarantine.DATASET_GOES_ON})"""
 _IS_WAITING = sa.text(f"SELECT {_WAITS}")
-# That somebody's rights may have changed, as SQL.
-IS_NOTED = "EXISTS (SELECT FROM webhooks_right WHERE sequence IS NULL)"
-_IS_NOTED = sa.text(f"SELECT {IS_NOTED}")
+# That somebody's rights may have changed, and no number says yet after which events, as SQL.
+IS_UNNUMBERED = "EXISTS (SELECT FROM webhooks_right WHERE sequence IS NULL)"
+_IS_UNNUMBERED = sa.text(f"SELECT {IS_UNNUMBERED}")
 # One number for all, higher than that of any event which was captured so far: an event with a
 # higher one was not there before the right. So while something waits, there is none yet.
 _NUMBER_UNDER_LOCK = sa.text(
     f"""{BEGIN} {write.LOCK}
     WITH number AS MATERIALIZED (SELECT nextval('webhooks_event_order') AS next
-                                 WHERE {IS_NOTED} AND NOT {_WAITS})
+                                 WHERE {IS_UNNUMBERED} AND NOT {_WAITS})
     UPDATE webhooks_right r SET sequence = number.next FROM number
     WHERE r.sequence IS NULL
     RETURNING r.user_id IS NULL OR EXISTS (

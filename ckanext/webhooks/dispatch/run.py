@@ -139,7 +139,7 @@ _WAITING = sa.text(
            aside.sequence IS NOT NULL AS is_lifted,
            previous.due_at AS due_before, earlier.captured_at AS bound_at,
            previous.content AS content_before, (SELECT count(*) FROM waiting) AS known,
-           {rights.IS_NOTED} AS is_noted, numbers.*,
+           {rights.IS_UNNUMBERED} AS is_noted, numbers.*,
            CASE WHEN row_number() OVER (ORDER BY e.position) = 1 THEN {rights.OWNERS} END AS owners
     FROM waiting JOIN webhooks_event e USING (id) CROSS JOIN {write.NUMBERS}
     LEFT JOIN webhooks_event previous

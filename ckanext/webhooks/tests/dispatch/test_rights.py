@@ -282,6 +282,19 @@ def accept(request) -> tuple:
     return 204, {}, b""
 
 
+def leave_creates_waiting(receiver, user, organization, **kwargs) -> dict:
+    """Have the creates of a dataset wait which is public before their owner leaves."""
+    join(organization, user)
+    subscribe(receiver, user, **kwargs)
+    receiver.respond = fail
+    dataset = private(organization)
+    told(receiver)
+    call_action("package_patch", id=dataset["id"], private=False)
+    told(receiver)
+    leave(organization, user)
+    return dataset
+
+
 def test_what_did_not_change_since_it_was_superseded_is_told_as_it_is_now(
     receiver, user, organization
 ):
@@ -331,14 +344,7 @@ def test_what_was_told_before_the_right_was_lost_is_not_told_again(receiver, use
 def test_a_change_that_comes_while_the_newest_state_is_told_loses_nothing(
     receiver, user, organization, monkeypatch
 ):
-    join(organization, user)
-    subscribe(receiver, user, topic="resource/*")
-    receiver.respond = fail
-    dataset = private(organization)
-    told(receiver)
-    call_action("package_patch", id=dataset["id"], private=False)
-    told(receiver)
-    leave(organization, user)
+    dataset = leave_creates_waiting(receiver, user, organization, topic="resource/*")
     receiver.respond = accept
     tell = newest._tell
 
@@ -359,14 +365,7 @@ def test_what_is_superseded_waits_for_a_change_that_waits(
     receiver, user, organization, is_put_aside
 ):
     """Under that change the owner may see it no more, and is told so."""
-    join(organization, user)
-    subscribe(receiver, user)
-    receiver.respond = fail
-    dataset = private(organization)
-    told(receiver)
-    call_action("package_patch", id=dataset["id"], private=False)
-    told(receiver)
-    leave(organization, user)
+    dataset = leave_creates_waiting(receiver, user, organization)
     notice_rights()
     while move_on():
         pass
