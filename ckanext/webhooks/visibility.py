@@ -25,8 +25,15 @@ Verb = Literal["create", "update", "delete"]
 
 
 def owner_labels(stored: Any) -> OwnerLabels:
-    """Read labels of a user as the tables have them: a list, or "all"."""
-    return ALL if stored == ALL.value else frozenset(stored)
+    """Read labels of a user as the tables have them: a list, or "all".
+
+    :raises ValueError: it is neither, and nothing may be concluded from it
+    """
+    if stored == ALL.value:
+        return ALL
+    if not isinstance(stored, list) or {*map(type, stored)} - {str}:
+        raise ValueError(f"not labels of a user: {stored!r}")
+    return frozenset(stored)
 
 
 def stored_labels(labels: OwnerLabels) -> list[str] | str:

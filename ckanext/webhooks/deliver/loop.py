@@ -355,7 +355,13 @@ class _Drive:
         for delivery_id, error in ends.failed.items():
             aside.put_aside(delivery_id, error)
         settle.cancel(ends.cancelled)
-        superseded = _said_otherwise(claimed, ends.unsure)
+        superseded: list[int] = []
+        apart(
+            ends.unsure,
+            lambda some: superseded.extend(_said_otherwise(claimed, some)),
+            lambda delivery, error: aside.put_aside(delivery.id, error),
+            may_be_of_one,
+        )
         for first in range(0, len(superseded), _SUPERSEDED_TOGETHER):
             some = superseded[first : first + _SUPERSEDED_TOGETHER]
             apart(some, self._supersede, aside.put_aside, may_be_of_one)

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from .. import owners, quarantine
 from ..model import Kind, WebhookState, connected, in_transaction
 from ..model.base import BEGIN, may_be_of_one
-from . import moves, replay, write
+from . import moves, replay, rights, write
 
 # A try takes less (seconds); a worker that dies in its midst delays the next by that.
 _LEASE = 60
@@ -52,6 +52,8 @@ def _tell_missed(aside: Any) -> None:
         webhook = connection.execute(_WEBHOOK, {"id": aside.key}).one_or_none()
     # What one that is not active misses, it is told by a replay of its own.
     labels = None
+    if webhook is not None:
+        rights.try_to_serve([webhook.user_id])
     if webhook is not None and webhook.state == WebhookState.ACTIVE:
         labels = owners.standing_now([webhook.user_id])[webhook.user_id].labels
         if labels is None:
@@ -67,6 +69,8 @@ def _tell_missed(aside: Any) -> None:
             for first in range(0, len(page.found), replay.AT_ONCE):
                 replay.tell(connection, aside.key, page.found[first : first + replay.AT_ONCE])
             if page.cursor is None:
+                if webhook is not None:
+                    moves.take_in(connection, webhook.user_id)
                 quarantine.release(connection, [aside.id])
         cursor = page.cursor
 

@@ -56,14 +56,15 @@ def move_on() -> int:
     """
     rights.notice_noted()
     with connected() as connection:
-        if not _moves(connection.execute(_MOVES)):
+        if not connection.execute(_MOVES).all():
             return 0
     try:
         return _move_first()
     except Exception as error:
         if not may_be_of_one(error):
             raise
-    _move_apart()
+    if not rights.put_aside_unservable():
+        _move_apart()
     return 1
 
 
@@ -179,6 +180,11 @@ def tell_aside(aside: Any) -> None:
             _tell(connection, move, seen, write.numbers(connection))
         write.hold_from(connection, aside.dataset_id, aside.sequence)
         quarantine.release(connection, [aside.id])
+
+
+def take_in(connection: Connection, user_id: str) -> None:
+    """Have a move that is under way take in what was told while nobody told its owner."""
+    connection.execute(_TAKE_IN, {"user_id": user_id})
 
 
 def _bounds(move: _Move) -> dict[str, Any]:
@@ -298,9 +304,11 @@ def _resource_ids(seen: Any) -> list[str]:
 
 
 _MOVES = sa.text(
-    """
-    SELECT user_id, labels, next_labels, since, cursor FROM webhooks_served
-    WHERE next_labels IS NOT NULL ORDER BY user_id
+    f"""
+    SELECT user_id, labels, next_labels, since, cursor FROM webhooks_served s
+    WHERE next_labels IS NOT NULL AND EXISTS (
+        SELECT FROM webhooks w WHERE w.user_id = s.user_id AND {quarantine.WEBHOOK_GOES_ON})
+    ORDER BY user_id
     """
 )
 _MOVES_UNDER_LOCK = sa.text(f"{BEGIN} {write.LOCK} {_MOVES}")
@@ -315,6 +323,12 @@ _END = sa.text(
     UPDATE webhooks_served
     SET labels = next_labels, next_labels = NULL, since = NULL, cursor = NULL
     WHERE user_id = :user_id
+    """
+)
+_TAKE_IN = sa.text(
+    """
+    UPDATE webhooks_served SET since = (SELECT coalesce(max(sequence), 0) FROM webhooks_event)
+    WHERE user_id = :user_id AND next_labels IS NOT NULL
     """
 )
 # Datasets that were told before the move began: those that the log has told since were

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from .. import logs, owners, quarantine
 from ..apart import apart
-from ..model import connected, in_transaction
+from ..model import Kind, connected, in_transaction
 from ..model.base import BEGIN, may_be_of_one
 from ..visibility import OwnerLabels, common, owner_labels, stored_labels
 from . import write
@@ -66,12 +66,14 @@ class Reading:
 class _Owner(NamedTuple):
     """A row of ``webhooks_served``, of somebody who has active webhooks.
 
+    :param is_served: there is one
     :param is_noted: the user's rights may have changed since they were read
     """
 
     user_id: str
     labels: Any
     next_labels: Any
+    is_served: bool
     is_noted: bool
 
 
@@ -124,7 +126,7 @@ def _read(notes: Any, rows: Sequence[Any]) -> Reading:
         row.user_id
         for row in rows
         if row.next_labels is None
-        and row.labels is not None
+        and row.is_served
         and (labels := standing[row.user_id].labels) is not None
         and labels != owner_labels(row.labels)
     ]
@@ -135,9 +137,55 @@ def _read(notes: Any, rows: Sequence[Any]) -> Reading:
     return Reading(subscribing, frozenset(served), served, notes.ids or [], notes.number)
 
 
+def _under_reading_apart(work: Callable[[Reading], None]) -> None:
+    """Do so; where it fails for owners who cannot be served, without these."""
+    try:
+        under_reading(work)
+    except Exception as error:
+        if not may_be_of_one(error) or not put_aside_unservable():
+            raise
+        under_reading(work)
+
+
+def put_aside_unservable() -> bool:
+    """Put aside all webhooks of owners whose rows of ``webhooks_served`` are what fails.
+
+    What these miss is told when they go on, under the labels of then.
+
+    :returns: whether there were such owners
+    """
+    found: list[str] = []
+
+    def put_aside(user_id: str, error: Exception) -> None:
+        found.append(user_id)
+        values = {"user_id": user_id}
+        # Under the lock, so that it is known what they were told before it.
+        with connected() as connection, in_transaction(connection, _WEBHOOKS_OF, values) as rows:
+            for row in rows:
+                quarantine.put_aside(connection, Kind.WEBHOOK, row.id, error)
+
+    with connected() as connection:
+        user_ids = connection.execute(_USERS).scalars().all()
+    apart(user_ids, try_to_serve, put_aside, may_be_of_one)
+    return bool(found)
+
+
+def try_to_serve(user_ids: Sequence[str]) -> None:
+    """See whether the rows of some owners can be read and written, and leave them as they are.
+
+    :raises Exception: that of one cannot be
+    """
+    with connected() as connection:
+        for row in connection.execute(_TRY, {"user_ids": list(user_ids)}).all():
+            owner_labels(row.labels)
+            if row.is_moving:
+                owner_labels(row.next_labels)
+        connection.exec_driver_sql("ROLLBACK")
+
+
 def notice_rights() -> None:
     """Begin to move the owners whose labels are not those they were told under."""
-    under_reading(_notice_rights)
+    _under_reading_apart(_notice_rights)
 
 
 def _notice_rights(reading: Reading) -> None:
@@ -150,7 +198,7 @@ def notice_noted() -> None:
     with connected() as connection:
         is_noted = connection.execute(_IS_UNNUMBERED).scalar_one()
     if is_noted:
-        under_reading(_notice_noted)
+        _under_reading_apart(_notice_noted)
 
 
 def _notice_noted(reading: Reading) -> None:
@@ -214,7 +262,7 @@ def notice(connection: Connection, reading: Reading, rows: Any, all_told: bool) 
     served = {
         row.user_id: owner_labels(row.labels if row.next_labels is None else row.next_labels)
         for row in rows
-        if row.labels is not None
+        if row.is_served
     }
     now = {
         row.user_id: labels
@@ -276,9 +324,11 @@ _NUMBER_UNDER_LOCK = sa.text(
         SELECT FROM webhooks w WHERE w.user_id = r.user_id AND w.state = 'active') AS has_webhooks
     """
 )
-_OF_OWNERS = """
-    SELECT user_id, s.labels, s.next_labels
-    FROM (SELECT DISTINCT user_id FROM webhooks WHERE state = 'active') w
+# Who has no webhook that goes on is told what that means when one does.
+_OF_OWNERS = f"""
+    SELECT user_id, s.labels, s.next_labels, s.user_id IS NOT NULL AS is_served
+    FROM (SELECT DISTINCT user_id FROM webhooks
+          WHERE state = 'active' AND {quarantine.OWNER_GOES_ON}) w
         LEFT JOIN webhooks_served s USING (user_id)
 """
 # A row of what was noted so far; a number is given under the lock. Then one for each owner.
@@ -291,7 +341,7 @@ _NOTES_AND_OWNERS = sa.text(
         FROM webhooks_right WHERE sequence IS NULL)
     SELECT ids, number, is_waiting, CASE WHEN :always OR is_waiting THEN (
                SELECT json_agg(json_build_array(user_id, sequence)) {owners.NOTED}) END AS noted,
-           NULL AS user_id, NULL AS labels, NULL AS next_labels FROM notes
+           NULL AS user_id, NULL AS labels, NULL AS next_labels, NULL AS is_served FROM notes
     UNION ALL
     SELECT NULL, NULL, NULL, NULL, * FROM ({_OF_OWNERS}) owner
     WHERE :always OR (SELECT is_waiting FROM notes)
@@ -303,7 +353,7 @@ OWNERS = f"""(
         SELECT user_id FROM webhooks_right
         WHERE (sequence IS NULL OR sequence > :number)
             AND id <> ALL(CAST(:notes AS bigint[])))
-    SELECT json_agg(json_build_array(user_id, labels, next_labels, EXISTS (
+    SELECT json_agg(json_build_array(user_id, labels, next_labels, is_served, EXISTS (
         SELECT FROM noted WHERE noted.user_id = owner.user_id OR noted.user_id IS NULL)))
     FROM ({_OF_OWNERS}) owner)"""
 _OWNERS = sa.text(f"SELECT {OWNERS}")
@@ -324,6 +374,30 @@ _STAND = sa.text(
     SELECT user_id, CAST(labels AS jsonb)
     FROM unnest(CAST(:user_ids AS text[]), CAST(:labels AS text[])) AS new(user_id, labels)
     ON CONFLICT (user_id) DO NOTHING
+    """
+)
+_USERS = sa.text(
+    f"SELECT DISTINCT user_id FROM webhooks WHERE {quarantine.OWNER_GOES_ON} ORDER BY user_id"
+)
+_WEBHOOKS_OF = sa.text(
+    f"""{BEGIN} {write.LOCK}
+    SELECT id FROM webhooks w WHERE user_id = :user_id AND {quarantine.WEBHOOK_GOES_ON} ORDER BY id
+    """
+)
+# Written as owners begin to be served, and to be moved; read as it was before that. Under the
+# lock nobody else has these rows.
+_TRY = sa.text(
+    f"""{BEGIN} {write.LOCK}
+    WITH asked AS MATERIALIZED (SELECT unnest(CAST(:user_ids AS text[])) AS user_id),
+    begun AS (
+        INSERT INTO webhooks_served (user_id, labels)
+        SELECT user_id, '[]' FROM asked WHERE user_id NOT IN (SELECT user_id FROM webhooks_served)
+        ON CONFLICT (user_id) DO NOTHING),
+    moved AS (
+        UPDATE webhooks_served s SET next_labels = labels, since = 0, cursor = ''
+        FROM asked WHERE s.user_id = asked.user_id)
+    SELECT labels, next_labels, next_labels IS NOT NULL AS is_moving
+    FROM webhooks_served JOIN asked USING (user_id)
     """
 )
 _BEGIN = sa.text(

@@ -64,6 +64,8 @@ def dispatch() -> Dispatched | None:
     except Exception as error:
         if not may_be_of_one(error):
             raise
+    if rights.put_aside_unservable():
+        return Dispatched(0, left=1, is_moving=True)
     return _dispatch_apart()
 
 

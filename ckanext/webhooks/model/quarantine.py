@@ -21,7 +21,9 @@ class Kind(str, enum.Enum):
     EVENT = "event"  # a captured change: so do all later ones of its dataset
     RIGHTS = "rights"  # what new rights of a user mean for a dataset: as with an event
     DELIVERY = "delivery"  # nothing waits behind it
-    WEBHOOK = "webhook"  # it is told nothing new; what it misses is told when it goes on
+    # It is told nothing new; what it misses is told when it goes on. All of an owner where it is
+    # the row of ``webhooks_served`` that fails.
+    WEBHOOK = "webhook"
 
 
 class Quarantined(Base):

@@ -17,8 +17,8 @@ class Served(Base):
 
     :ivar labels: permission labels, or ``"all"`` for a sysadmin
     :ivar next_labels: those that the owner is being moved to, NULL when none
-    :ivar since: the last sequence before the move began: a dataset with an
-        event above it has been moved already
+    :ivar since: the last sequence before the move began, or went on after its owner was
+        put aside: a dataset with an event above it has been moved already
     :ivar cursor: datasets up to this id have been moved already
     """
 

@@ -12,7 +12,7 @@ from ... import owners, sweep, tasks
 from ...deliver import deliver_due
 from ...dispatch import move_on, moves, newest, notice_rights, tell_newest
 from ...model import Delivery, Kind, Webhook, ping_row, transaction
-from ..aside import put_aside, try_again
+from ..aside import kinds, put_aside, try_again
 from ..callers import call, execute, join, leave
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
@@ -386,6 +386,31 @@ def test_what_is_superseded_waits_for_a_change_that_waits(
     bodies = told(receiver)
     assert sorted(topics(bodies)) == DELETED
     assert "Inside again" not in str(bodies)
+
+
+def test_where_one_owners_row_cannot_be_read_what_the_others_waited_for_is_told(
+    receiver, user, organization
+):
+    other = factories.User()
+    join(organization, other)
+    mine = subscribe(receiver, other, topic="resource/*")
+    leave_creates_waiting(receiver, user, organization, topic="resource/*")
+    leave(organization, other)
+    notice_rights()
+    while move_on():
+        pass
+    row = "UPDATE webhooks_served SET labels = :labels WHERE user_id = :user"
+    execute(row, labels="3", user=user["id"])
+    receiver.respond = accept
+    make_due()
+    tasks.work_once()
+    assert [request.json["webhook_id"] for request in receiver.requests] == [mine]
+    receiver.clear()
+    assert kinds() == ["delivery"]
+    execute(row, labels='["public"]', user=user["id"])
+    try_again()
+    assert topics(told(receiver)) == ["resource/create"]
+    assert kinds() == []
 
 
 def test_a_right_that_comes_back_unnoticed_loses_nothing(receiver, user, organization):
