@@ -209,10 +209,12 @@ class _Drive:
 
     def _run(self) -> int:
         while True:
+            # The last look comes after the last settlement, which may have made something due.
+            self.books.turn()
             found = self._start()
-            again = self.books.turn()
             if not found and self._is_idle:
                 return self.made
+            again = self.books.turn()
             if self.more and self._may_claim():
                 self._collect(0)
             else:
@@ -266,13 +268,11 @@ class _Drive:
         return self.places.room > 0 and not self.books.is_behind and not self.stopping()
 
     def _has_reason(self) -> bool:
-        """That something ended is none, unless something waited for its place."""
-        return (
-            not self.under_way
-            or self.more
-            or _wanted.is_set()
-            or time.monotonic() >= self.next_look
-        )
+        """That something ended is none, unless something waited for its place.
+
+        What came of it is written down first, and then is the last look.
+        """
+        return self._is_idle or self.more or _wanted.is_set() or time.monotonic() >= self.next_look
 
     def _collect(self, seconds: float) -> None:
         """Wait until something ended or somebody calls, and take all there is."""
