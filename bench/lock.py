@@ -52,7 +52,7 @@ class Clock:
             self._since = time.perf_counter()
 
     def _after(self, _conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if statement == "COMMIT" and self._since is not None:
+        if statement.endswith("COMMIT") and self._since is not None:
             self.held.append((time.perf_counter() - self._since) * 1000)
             self._since = None
 

@@ -224,8 +224,7 @@ def _tell(connection: Connection, move: _Move, seen: Sequence[Any], numbers: wri
         count += 1
     if events:
         numbers.give(events)
-        write.write_events(connection, events)
-        write.write(connection, _pairs(events, move.user_id))
+        write.write(connection, events, _pairs(events, move.user_id))
     return count
 
 

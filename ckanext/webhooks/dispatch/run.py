@@ -88,9 +88,10 @@ def _dispatch(
         _lift(connection, changes.rows)
         numbers.give(changes.events)
         _slow_down(changes.rows, changes.events)
-        write.write_events(connection, changes.events)
-        writing(connection, _pairs(changes.events, audience))
-        purged.blank(connection, [c.dataset_id for c in changes.rows if c.state == State.PURGED])
+        gone = [c.dataset_id for c in changes.rows if c.state == State.PURGED]
+        is_last = not gone and not serving.held_back
+        writing(connection, changes.events, _pairs(changes.events, audience), is_last)
+        purged.blank(connection, gone)
         if serving.held_back:
             serving = rights.notice_again(connection, reading)
         is_moving = serving.is_moving or waiting[0].is_noted

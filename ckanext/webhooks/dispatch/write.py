@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from .. import model, quarantine, wellformed
 from ..apart import apart
 from ..model import Kind
-from ..model.base import LOCK_DISPATCH, array, may_be_of_one
+from ..model.base import COMMIT, LOCK_DISPATCH, array, may_be_of_one
 from ..visibility import told
 from .events import Event
 
@@ -58,25 +58,31 @@ def numbers(connection: Connection) -> Numbers:
 
 
 def write_events(connection: Connection, events: Sequence[Event]) -> None:
-    """Write what was numbered, and that it was.
+    """Write what was numbered, and that it was."""
+    _write_new(connection, events)
+    connection.execute(_NUMBER, _numbered(events))
+
+
+def _write_new(connection: Connection, events: Sequence[Event]) -> None:
+    if new := [e.row for e in events if e.is_new]:
+        connection.execute(sa.insert(_TABLE), new)
+
+
+def _numbered(events: Sequence[Event]) -> dict[str, Any]:
+    """Give what :data:`_NUMBER` writes.
 
     A number that was taken is not taken again, even if this transaction fails.
     """
     captured = [e.row for e in events if not e.is_new]
-    connection.execute(
-        _NUMBER,
-        {
-            "ids": array(row["id"] for row in captured),
-            "numbers": array(row["sequence"] for row in captured),
-            "at": events[0].row["dispatched_at"],
-            "due": [row.get("due_at") for row in captured],
-            # Not an array of arrays: in PostgreSQL these are all of one length.
-            "changed": array(wellformed.dumps(row["changed"]) for row in captured),
-            "last": events[-1].row["sequence"],
-        },
-    )
-    if new := [e.row for e in events if e.is_new]:
-        connection.execute(sa.insert(_TABLE), new)
+    return {
+        "ids": array(row["id"] for row in captured),
+        "numbers": array(row["sequence"] for row in captured),
+        "at": events[0].row["dispatched_at"],
+        "due": [row.get("due_at") for row in captured],
+        # Not an array of arrays: in PostgreSQL these are all of one length.
+        "changed": array(wellformed.dumps(row["changed"]) for row in captured),
+        "last": events[-1].row["sequence"],
+    }
 
 
 _NUMBER = sa.text(
@@ -127,23 +133,48 @@ _HOLD_FROM = sa.text(
 )
 
 
-Writing = Callable[[Connection, Iterable[dict[str, Any]]], None]
+Writing = Callable[[Connection, Sequence[Event], Iterable[dict[str, Any]], bool], None]
 
 
-def write(connection: Connection, pairs: Iterable[dict[str, Any]]) -> None:
-    """Write what the owners' webhooks are told."""
+def write(
+    connection: Connection,
+    events: Sequence[Event],
+    pairs: Iterable[dict[str, Any]],
+    is_last: bool = False,
+) -> None:
+    """Write what was numbered, that it was, and what the owners' webhooks are told of it.
+
+    :param is_last: that ends the transaction, if it is not too much for one statement
+    """
     rows = iter(pairs)
+    batch = list(itertools.islice(rows, MAX_PAIRS))
+    if not batch:
+        write_events(connection, events)
+        return
+    _write_new(connection, events)
+    several = _are_several(batch)
+    ends = is_last and len(batch) < MAX_PAIRS
+    connection.execute(_TELL[several, ends], {**_numbered(events), **_columns(batch)})
     while batch := list(itertools.islice(rows, MAX_PAIRS)):
-        values = _columns(batch)
-        several = any(row["event_id"] != batch[0]["event_id"] for row in batch)
-        connection.execute(_INSERT_IN_ORDER if several else _INSERT, values)
+        connection.execute(_INSERT[_are_several(batch)], _columns(batch))
 
 
-def write_apart(connection: Connection, pairs: Iterable[dict[str, Any]]) -> None:
+def _are_several(pairs: Sequence[dict[str, Any]]) -> bool:
+    return any(row["event_id"] != pairs[0]["event_id"] for row in pairs)
+
+
+def write_apart(
+    connection: Connection,
+    events: Sequence[Event],
+    pairs: Iterable[dict[str, Any]],
+    is_last: bool = False,
+) -> None:
     """Do so for each webhook for which it can be done, and put the others aside.
 
+    :param is_last: is of no account here
     :raises Exception: it can be done for none, so that it is not the webhooks' fault
     """
+    write_events(connection, events)
     rows = list(pairs)
     if not rows:
         return  # it is told to nobody
@@ -261,9 +292,14 @@ _WEBHOOKS_OF = sa.text(
 _NUMBER_BEFORE = sa.text(
     "SELECT min(sequence) - 1 FROM webhooks_event WHERE id = ANY(CAST(:ids AS text[]))"
 )
-# One event for very many webhooks is not sorted for nothing.
-_INSERT = sa.text(_TELLING)
-_INSERT_IN_ORDER = sa.text(_TELLING + "ORDER BY sequence")
+# By whether they are of several events: one for very many webhooks is not sorted for nothing.
+_INSERT = {False: sa.text(_TELLING), True: sa.text(_TELLING + "ORDER BY sequence")}
+# And by whether the transaction ends with it. Mostly it does: one round trip rather than three.
+_TELL = {
+    (several, ends): sa.text(f"{_NUMBER};{insert};{COMMIT if ends else ''}")
+    for several, insert in _INSERT.items()
+    for ends in (False, True)
+}
 # What is held back goes in the order in which it was written.
 _INSERT_AGAIN = sa.text(
     _inserting(

@@ -11,7 +11,7 @@ from typing import Any
 import ckan.plugins.toolkit as tk
 import sqlalchemy as sa
 from ckan import model
-from psycopg2 import errorcodes
+from psycopg2 import errorcodes, extensions
 from sqlalchemy.engine import Connection
 
 from .. import wellformed
@@ -29,6 +29,7 @@ HOW_TO_MIGRATE = "run `ckan db upgrade -p webhooks`"
 # keeps its locks for so long and not until PostgreSQL's TCP gives up, hours later. What is
 # done between two statements takes milliseconds.
 BEGIN = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s';"
+COMMIT = "COMMIT"
 # Before a statement: its transaction is not on disk yet when it returns.
 HASTILY = "SET LOCAL synchronous_commit = off;"
 # Before a statement: a queue is empty at one moment and full at the next, whatever the
@@ -81,10 +82,18 @@ def in_transaction(
 ) -> Iterator[Sequence[Any]]:
     """Make several statements of :func:`connected` one transaction; give the rows of the first.
 
-    :param first: begins with :data:`BEGIN`, which is not worth a round trip of its own
+    :param first: begins with :data:`BEGIN`, which is not worth a round trip of its own; the last
+        may end with :data:`COMMIT` for the same reason
     """
     yield connection.execute(first, values or {}).all()
-    connection.exec_driver_sql("COMMIT")
+    if _is_in_transaction(connection):
+        connection.exec_driver_sql(COMMIT)
+
+
+def _is_in_transaction(connection: Connection) -> bool:
+    """Ask the driver, which knows it without asking PostgreSQL."""
+    status = connection.connection.dbapi_connection.info.transaction_status
+    return bool(status != extensions.TRANSACTION_STATUS_IDLE)
 
 
 def close_kept() -> None:

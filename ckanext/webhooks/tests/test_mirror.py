@@ -684,9 +684,10 @@ def test_rights_that_are_kept_whatever_was_noted_are_found(found_wrong, monkeypa
 
 
 def test_filters_that_are_ignored_are_found(found_wrong, monkeypatch):
-    everything = sa.text(dispatch.write._INSERT.text.replace("w.filters = '{}'", "true"))
-    assert everything.text != dispatch.write._INSERT.text
-    monkeypatch.setattr(dispatch.write, "_INSERT", everything)
+    for key, telling in dispatch.write._TELL.items():
+        everything = sa.text(telling.text.replace("w.filters = '{}'", "true"))
+        assert everything.text != telling.text
+        monkeypatch.setitem(dispatch.write._TELL, key, everything)
     found_wrong(one_has_no_resource)
 
 

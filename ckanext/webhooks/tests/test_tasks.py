@@ -6,6 +6,8 @@ import threading
 import time
 
 import pytest
+import sqlalchemy as sa
+from ckan import model
 from ckan.tests import factories
 
 from .. import tasks
@@ -173,3 +175,30 @@ def test_the_log_is_trimmed_where_the_comparison_fails(monkeypatch):
     monkeypatch.setattr(tasks, "trim_log", trimmed.set)
     tasks.keep_reconciled()
     assert trimmed.is_set()
+
+
+def test_an_event_is_sent_after_five_questions_to_postgresql(receiver, user, monkeypatch):
+    """What waits, what is told under the lock, that it is told, what is due, and what that says.
+
+    Each costs the reader of the event a part of a millisecond. After that there are two: what
+    came of it, and whether that was all.
+    """
+    monkeypatch.setattr(tasks, "_next_trial", float("inf"))
+    create(user, address=receiver.url, topic="dataset/*")
+    factories.Dataset()
+    tasks.work_once()  # what is asked for the first time alone
+    asked: list[str] = []
+    before: list[int] = []
+    receiver.respond = lambda request: (before.append(len(asked)), (204, {}, b""))[1]
+
+    def count(_connection, _cursor, statement, *_):
+        asked.append(statement)
+
+    factories.Dataset()
+    sa.event.listen(model.meta.engine, "before_cursor_execute", count)
+    try:
+        tasks.work_once()
+    finally:
+        sa.event.remove(model.meta.engine, "before_cursor_execute", count)
+    assert before == [5]
+    assert len(asked) == 7
