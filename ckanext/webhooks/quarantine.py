@@ -134,12 +134,12 @@ DATASET_GOES_ON = """NOT EXISTS (
 WEBHOOK_GOES_ON = (
     "w.id <> ALL(ARRAY(SELECT q.key FROM webhooks_quarantine q WHERE q.kind = 'webhook'))"
 )
-# Of an owner by `user_id`: some webhook goes on. Mostly nothing is put aside, and then the owners
-# are read from their index alone.
-OWNER_GOES_ON = f"""user_id <> ALL(ARRAY(
+# The owners of whom no webhook goes on.
+OWNERS_ASIDE = f"""
     SELECT aside.user_id FROM webhooks_quarantine q JOIN webhooks aside ON aside.id = q.key
     WHERE q.kind = 'webhook' AND NOT EXISTS (
-        SELECT FROM webhooks w WHERE w.user_id = aside.user_id AND {WEBHOOK_GOES_ON})))"""
+        SELECT FROM webhooks w WHERE w.user_id = aside.user_id AND {WEBHOOK_GOES_ON})
+"""
 # Of a delivery `d`. What can be written is pushed forward instead.
 DELIVERY_GOES_ON = """d.id <> ALL(ARRAY(
     SELECT CAST(q.key AS bigint) FROM webhooks_quarantine q

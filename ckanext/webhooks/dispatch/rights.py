@@ -126,9 +126,9 @@ def _read(notes: Any, rows: Sequence[Any]) -> Reading:
         row.user_id
         for row in rows
         if row.next_labels is None
-        and row.is_served
+        and row.labels is not None
         and (labels := standing[row.user_id].labels) is not None
-        and labels != owner_labels(row.labels)
+        and stored_labels(labels) != row.labels
     ]
     standing.update(owners.standing_now(changed))
     # Owners who may not subscribe any more are paused by the sweep; until
@@ -209,8 +209,8 @@ def _notice_noted(reading: Reading) -> None:
 
 def notice_again(connection: Connection, reading: Reading) -> Serving:
     """Ask who the owners are and whether something waits, and begin the moves that are due."""
-    rows = connection.execute(_OWNERS, asked(reading)).scalar_one()
-    return notice(connection, reading, rows, not connection.execute(_IS_WAITING).scalar_one())
+    found = connection.execute(_OWNERS, asked(reading)).scalar_one()
+    return notice(connection, reading, found, not connection.execute(_IS_WAITING).scalar_one())
 
 
 def asked(reading: Reading) -> dict[str, Any]:
@@ -241,7 +241,7 @@ def _log_missed(user_id: str, error: Exception) -> None:
     )
 
 
-def notice(connection: Connection, reading: Reading, rows: Any, all_told: bool) -> Serving:
+def notice(connection: Connection, reading: Reading, found: Any, all_told: bool) -> Serving:
     """Begin the moves that are due.
 
     Who has gained a right may not be told what was captured before: that may have
@@ -249,13 +249,17 @@ def notice(connection: Connection, reading: Reading, rows: Any, all_told: bool) 
     rights are taken alone, and given when everything is told.
 
     Whose labels could not be read, or may be others than when they were, is told under
-    those of before: whether that may be sent is asked again then.
+    those of before: whether that may be sent is asked again then. Of whom no webhook goes on
+    is told what it means for them when one does.
 
-    :param rows: what :data:`OWNERS` has given under the lock
+    :param found: what :data:`OWNERS` has given under the lock
     :param all_told: nothing waits
     :raises _Outdated: somebody is not in the reading
     """
-    all_ = [_Owner(*row) for row in rows or ()]
+    all_ = [_Owner(*row) for row in found["owners"] or ()]
+    if found["some_are_aside"]:
+        aside = set(connection.execute(_ASIDE).scalars())
+        all_ = [row for row in all_ if row.user_id not in aside]
     if not reading.owners >= {row.user_id for row in all_}:
         raise _Outdated
     rows = [row for row in all_ if row.user_id in reading.standing]
@@ -324,11 +328,9 @@ _NUMBER_UNDER_LOCK = sa.text(
         SELECT FROM webhooks w WHERE w.user_id = r.user_id AND w.state = 'active') AS has_webhooks
     """
 )
-# Who has no webhook that goes on is told what that means when one does.
-_OF_OWNERS = f"""
+_OF_OWNERS = """
     SELECT user_id, s.labels, s.next_labels, s.user_id IS NOT NULL AS is_served
-    FROM (SELECT DISTINCT user_id FROM webhooks
-          WHERE state = 'active' AND {quarantine.OWNER_GOES_ON}) w
+    FROM (SELECT DISTINCT user_id FROM webhooks WHERE state = 'active') w
         LEFT JOIN webhooks_served s USING (user_id)
 """
 # A row of what was noted so far; a number is given under the lock. Then one for each owner.
@@ -341,22 +343,26 @@ _NOTES_AND_OWNERS = sa.text(
         FROM webhooks_right WHERE sequence IS NULL)
     SELECT ids, number, is_waiting, CASE WHEN :always OR is_waiting THEN (
                SELECT json_agg(json_build_array(user_id, sequence)) {owners.NOTED}) END AS noted,
-           NULL AS user_id, NULL AS labels, NULL AS next_labels, NULL AS is_served FROM notes
+           NULL AS user_id, NULL AS labels, NULL AS next_labels FROM notes
     UNION ALL
-    SELECT NULL, NULL, NULL, NULL, * FROM ({_OF_OWNERS}) owner
+    SELECT NULL, NULL, NULL, NULL, user_id, labels, next_labels FROM ({_OF_OWNERS}) owner
     WHERE :always OR (SELECT is_waiting FROM notes)
     """
 )
-# All owners as one value, and whether anything was noted since.
+# All owners as one value, and whether anything was noted since; which of them are put aside is
+# asked where something is: PostgreSQL would plan that each time.
 OWNERS = f"""(
     WITH noted AS MATERIALIZED (
         SELECT user_id FROM webhooks_right
         WHERE (sequence IS NULL OR sequence > :number)
             AND id <> ALL(CAST(:notes AS bigint[])))
-    SELECT json_agg(json_build_array(user_id, labels, next_labels, is_served, EXISTS (
-        SELECT FROM noted WHERE noted.user_id = owner.user_id OR noted.user_id IS NULL)))
+    SELECT json_build_object(
+        'some_are_aside', EXISTS (SELECT FROM webhooks_quarantine WHERE kind = 'webhook'),
+        'owners', json_agg(json_build_array(user_id, labels, next_labels, is_served, EXISTS (
+            SELECT FROM noted WHERE noted.user_id = owner.user_id OR noted.user_id IS NULL))))
     FROM ({_OF_OWNERS}) owner)"""
 _OWNERS = sa.text(f"SELECT {OWNERS}")
+_ASIDE = sa.text(quarantine.OWNERS_ASIDE)
 # Webhooks are locked in one order everywhere.
 _NOTE_MISSED = sa.text(
     """
@@ -377,7 +383,9 @@ _STAND = sa.text(
     """
 )
 _USERS = sa.text(
-    f"SELECT DISTINCT user_id FROM webhooks WHERE {quarantine.OWNER_GOES_ON} ORDER BY user_id"
+    f"""
+    SELECT DISTINCT user_id FROM webhooks w WHERE {quarantine.WEBHOOK_GOES_ON} ORDER BY user_id
+    """
 )
 _WEBHOOKS_OF = sa.text(
     f"""{BEGIN} {write.LOCK}

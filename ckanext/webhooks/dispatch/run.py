@@ -126,6 +126,9 @@ def _dispatch_alone(change_id: str, error: Exception) -> None:
                 )
 
 
+_ASIDE = "FROM webhooks_quarantine aside WHERE aside.kind = 'event' AND aside.key = e.id"
+# Subqueries rather than joins, of which PostgreSQL would look for the best order: it plans this
+# for each event, which takes longer than to run it.
 _WAITING = sa.text(
     f"""{BEGIN} {write.LOCK}
     WITH waiting AS (
@@ -138,18 +141,18 @@ _WAITING = sa.text(
               ORDER BY position LIMIT :events + 1) oldest)
     SELECT e.id, e.dataset_id, e.state, e.occurred_at, e.captured_at, e.labels_before, e.labels,
            e.facets_before, e.facets, e.content, e.first_sight, e.origin,
-           coalesce(e.held_from, aside.sequence) AS held_from,
-           aside.sequence IS NOT NULL AS is_lifted,
-           previous.due_at AS due_before, earlier.captured_at AS bound_at,
+           coalesce(e.held_from, (SELECT sequence {_ASIDE})) AS held_from,
+           EXISTS (SELECT {_ASIDE}) AS is_lifted,
+           previous.due_at AS due_before, (
+               SELECT captured_at FROM webhooks_event earlier
+               WHERE earlier.dataset_id = e.dataset_id AND earlier.version = e.version - :bound
+           ) AS bound_at,
            previous.content AS content_before, (SELECT count(*) FROM waiting) AS known,
            {rights.IS_UNNUMBERED} AS is_noted, numbers.*,
            CASE WHEN row_number() OVER (ORDER BY e.position) = 1 THEN {rights.OWNERS} END AS owners
     FROM waiting JOIN webhooks_event e USING (id) CROSS JOIN {write.NUMBERS}
     LEFT JOIN webhooks_event previous
         ON previous.dataset_id = e.dataset_id AND previous.version = e.version - 1
-    LEFT JOIN webhooks_event earlier
-        ON earlier.dataset_id = e.dataset_id AND earlier.version = e.version - :bound
-    LEFT JOIN webhooks_quarantine aside ON aside.kind = 'event' AND aside.key = e.id
     WHERE waiting.bytes_before < :bytes
     ORDER BY e.position LIMIT :events
     """
