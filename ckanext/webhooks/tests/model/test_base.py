@@ -78,6 +78,15 @@ class TestConnected:
             raise RuntimeError
         assert execute("SELECT FROM webhooks_served WHERE user_id = 'u'") == []
 
+    def test_the_last_of_several_may_end_it(self):
+        with connected() as connection, in_transaction(connection, sa.text("BEGIN; SELECT 1")):
+            ending = "INSERT INTO webhooks_served (user_id, labels) VALUES ('u', '[]'); COMMIT"
+            connection.execute(sa.text(ending))
+            driver = connection.connection.dbapi_connection
+            del driver.notices[:]
+        assert driver.notices == [], "it is not ended twice"
+        assert len(execute("SELECT FROM webhooks_served WHERE user_id = 'u'")) == 1
+
     def test_one_that_broke_is_replaced(self):
         with connected() as connection:
             first = self.backend(connection)
