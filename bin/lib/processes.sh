@@ -83,6 +83,7 @@ stop() {
 stop_all() {
     stop child
     stop lint
+    stop jars
     stop site
     stop solr
     stop redis

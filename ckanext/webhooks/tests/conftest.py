@@ -43,6 +43,18 @@ LONG = 3600
 pbkdf2_sha512.default_rounds = 1
 
 
+def _made_by_the_model(values: dict[str, Any]) -> dict[str, Any]:
+    made = model.User(**values)
+    model.Session.add(made)
+    model.Session.commit()
+    columns = ("id", "name", "fullname", "email", "about", "sysadmin", "state")
+    return {column: getattr(made, column) for column in columns}
+
+
+# The action takes six times as long, and it is CKAN's.
+factories.User.api_create = _made_by_the_model
+
+
 @pytest.fixture
 def webhooks_db(ckan_config: Any, load_plugins: Callable[[Any], None]) -> Iterator[None]:
     """A CKAN without datasets, and with empty tables of this extension."""

@@ -33,7 +33,7 @@ LOOPS = {
     "claim.py:<lambda>",
 }
 # Arguments that hold what is known of all members, whichever the call is about.
-BESIDE = {"self", "claimed", "known", "entities"}
+BESIDE = {"self", "claimed", "known", "rights", "entities"}
 MEMBERS = 10
 DISPATCH, DELIVER = (os.path.dirname(str(module.__file__)) for module in (dispatching, deliver))
 
