@@ -404,7 +404,7 @@ _MAX_IN_FLIGHT_PER_WEBHOOK = Option("max_in_flight_per_webhook", _whole(1, _MOST
 _MAX_IN_FLIGHT_PER_HOST = Option("max_in_flight_per_host", _whole(0, _MOST_IN_FLIGHT))
 _MAX_IN_FLIGHT_PER_OWNER = Option("max_in_flight_per_owner", _whole(0, _MOST_IN_FLIGHT))
 _DISABLE_AFTER = Option("disable_after", _days)
-_VERIFY = Option("verify", _yes_or_no)
+_VERIFY = Option("verify", _yes_or_no, otherwise="true")
 _MAX_PER_USER = Option("max_per_user", _whole(0, _MOST))
 _MAX_PER_HOST = Option("max_per_host", _whole(0, _MOST))
 _LOOP_BOUND = Option("loop_bound", _whole(0, _MOST))

@@ -205,7 +205,6 @@ NO_VALUES = {
     "max_in_flight_per_owner": NO_NUMBERS,
     "disable_after": [*NO_NUMBERS, "0"],
     "retention_days": [*NO_NUMBERS, "0"],
-    "verify": ["maybe", "tru", "2"],
     "max_per_user": NO_NUMBERS,
     "max_per_host": NO_NUMBERS,
     "loop_bound": NO_NUMBERS,
@@ -232,6 +231,17 @@ def test_the_default_is_the_declared_one_whatever_is_set(ckan_config, monkeypatc
     for name in NO_VALUES:
         monkeypatch.setitem(ckan_config, f"ckanext.webhooks.{name}", "none of them")
     test_the_defaults()
+
+
+@pytest.mark.parametrize("value", ["perhaps", "tru", "2"])
+def test_whether_to_verify_is_yes_where_it_makes_no_sense(value, caplog, ckan_config, monkeypatch):
+    monkeypatch.setitem(ckan_config, "ckanext.webhooks.verify", value)
+    (message,) = reported(caplog)
+    assert message == (
+        f"ckanext.webhooks.verify = {value} is neither true nor false: until it is, it counts as"
+        " true"
+    )
+    assert config.verify() is True
 
 
 @pytest.mark.parametrize("text", ["true", "Yes", "on", "1"])
