@@ -215,7 +215,8 @@ class Said:
     """
 
     def __init__(self, docstring: str) -> None:
-        self.text, *rest = re.split(r"^(?=:\w+[^:\n]*:)", docstring, flags=re.M)
+        # A role (:func:`…`) may begin a line as well.
+        self.text, *rest = re.split(r"^(?=:\w+[^:\n]*:(?!`))", docstring, flags=re.M)
         self.text = self.text.strip()
         self._fields = [_field(part) for part in rest]
 

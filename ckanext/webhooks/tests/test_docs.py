@@ -69,6 +69,14 @@ def test_the_reference_is_what_the_code_says():
         assert (DOCS / "reference" / name).read_text() == text, f"run bin/docs: {name} is old"
 
 
+def test_no_description_ends_within_a_sentence():
+    for name, text in _reference().pages().items():
+        without_examples = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+        for said in without_examples.strip().split("\n\n"):
+            is_prose = re.match(r"(?![#|`-]|<!--|\*\*Gives|    )\S", said)
+            assert not is_prose or said.endswith((".", ".*", ":")), (name, said)
+
+
 def _reference():
     spec = importlib.util.spec_from_file_location("reference", DOCS / "reference.py")
     module = importlib.util.module_from_spec(spec)
