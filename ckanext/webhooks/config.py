@@ -7,10 +7,10 @@ each option has one reader, and what it cannot read counts as something that it 
 
 from __future__ import annotations
 
+import difflib
 import functools
 import ipaddress
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ import ckan.plugins.toolkit as tk
 import yaml
 from kombu.transport import TRANSPORT_ALIASES
 
-from . import encryption, logs, redis_broker
+from . import encryption, logs, outbound, redis_broker
 
 log = logs.logger(__name__)
 
@@ -166,11 +166,17 @@ def max_in_flight_per_owner() -> int:
 
 
 def proxy() -> str | None:
-    """Give the URL of the proxy that requests go through, None for none: an own one, or CKAN's."""
-    own = tk.config["ckanext.webhooks.proxy"]
-    url = str(own or tk.config.get("ckan.download_proxy") or "").strip()
+    """Give the URL of the proxy that requests go through: an own one, CKAN's, or None."""
+    own = _own_proxy()
+    url = own or str(tk.config.get("ckan.download_proxy") or "").strip()
+    if own.lower() == "none" or not url:
+        return None
     # requests, which CKAN gives its option to, reads it so too.
-    return (url if "://" in url else f"http://{url}") if url else None
+    return url if "://" in url else f"http://{url}"
+
+
+def _own_proxy() -> str:
+    return str(tk.config["ckanext.webhooks.proxy"] or "").strip()
 
 
 def ca_bundle() -> str | None:
@@ -250,7 +256,7 @@ def mistakes() -> Iterator[str]:
                 f"ckanext.webhooks.allowed_networks: {text} is no network and allows nothing;"
                 " write it as in 10.20.0.0/16 or airflow.internal:8080"
             )
-    yield from _mistakes_of_transport()
+    yield from _mistakes_outbound()
     if not _is_broker(str(tk.config["ckanext.webhooks.broker_url"] or "").strip()):
         # The value stays unsaid: it may hold a password.
         yield (
@@ -265,21 +271,32 @@ def mistakes() -> Iterator[str]:
             "ckanext.webhooks.secret_keys: each must be 32 bytes in urlsafe base64; until it is,"
             " webhooks can neither be created nor called"
         )
+    yield from _mistakes_in_names()
 
 
-def _mistakes_of_transport() -> Iterator[str]:
-    if not _is_proxy(proxy()):
-        # The value stays unsaid: it may hold a password.
+def _mistakes_outbound() -> Iterator[str]:
+    url, bundle = proxy(), ca_bundle()
+    try:
+        if url:
+            outbound.check_proxy(url)
+    except ValueError as error:
+        option = "ckanext.webhooks.proxy" if _own_proxy() else "ckan.download_proxy"
+        yield f"{option} {error}: until it is right, no webhook is called"
+    try:
+        if bundle:
+            outbound.check_certificates(bundle)
+    except ValueError as error:
         yield (
-            "The proxy (ckanext.webhooks.proxy or else ckan.download_proxy) is no URL that starts"
-            " with http:// or https://: until it is, no webhook is called"
+            f"ckanext.webhooks.ca_bundle = {error}: until it is right, no webhook is called over"
+            " TLS"
         )
-    bundle = ca_bundle()
-    if bundle and not os.access(bundle, os.R_OK):
-        yield (
-            f"ckanext.webhooks.ca_bundle = {bundle} cannot be read: until it can, no webhook is"
-            " called"
-        )
+
+
+def _mistakes_in_names() -> Iterator[str]:
+    for key in sorted(map(str, tk.config)):
+        if key.startswith("ckanext.webhooks.") and key not in _defaults():
+            nearest = difflib.get_close_matches(key, _defaults(), n=1, cutoff=0)
+            yield f"{key} is no option and does nothing; the nearest that is one is {nearest[0]}"
 
 
 def _entries(value: Any) -> list[str]:
@@ -386,10 +403,6 @@ def _is_broker(url: str) -> bool:
     # Of several, divided by semicolons, any may be used.
     schemes = [one.split("://")[0].split("+")[0] for one in url.split(";") if "://" in one]
     return not url or (bool(schemes) and all(name in TRANSPORT_ALIASES for name in schemes))
-
-
-def _is_proxy(url: str | None) -> bool:
-    return url is None or url.startswith(("http://", "https://"))
 
 
 # What is not known to allow more allows the least.

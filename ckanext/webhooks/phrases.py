@@ -46,6 +46,10 @@ _WORDS = (
     N_("no answer"),
     N_("the name does not resolve: it is no name"),
     N_("the connection ended before the answer was complete, or what came is broken"),
+    N_(
+        "the portal cannot read the certificates that it is to trust (ckanext.webhooks.ca_bundle),"
+        " so nothing is sent over TLS; its operator is to mend that"
+    ),
     N_("the answer is not HTTP/1.1"),
     N_("the answer has more than 99 headers, or more than 64 KiB of them"),
     # of addresses

@@ -11,7 +11,7 @@ from ckan.config.declaration import Declaration
 from cryptography.fernet import Fernet
 
 from .. import config, encryption
-from ..deliver import addresses
+from ..deliver import addresses, transport
 
 DECLARATION = yaml.safe_load((Path(config.__file__).parent / "config_declaration.yaml").read_text())
 # CKAN's configuration is loaded with CKAN.
@@ -153,17 +153,62 @@ def test_the_proxy_is_an_own_one_or_ckan_s(ckan_config, monkeypatch):
     assert config.proxy() == "http://own.proxy:3"
 
 
+@pytest.mark.parametrize("text", ["none", " None "])
+@pytest.mark.ckan_config("ckan.download_proxy", "http://ckan.proxy:1")
+def test_none_is_no_proxy_whichever_ckan_has(text, caplog, ckan_config, monkeypatch):
+    monkeypatch.setitem(ckan_config, "ckanext.webhooks.proxy", text)
+    assert config.proxy() is None
+    assert reported(caplog) == []
+
+
+@pytest.mark.parametrize("option", ["ckanext.webhooks.proxy", "ckan.download_proxy"])
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("http://user:geheim@proxy.internal:99999", "a port that is none from 1 to 65535"),
+        ("http://proxy.internal:0", "a port that is none from 1 to 65535"),
+        ("proxy.internal:geheim", "a port that is none from 1 to 65535"),
+        ("socks5://user:geheim@proxy:3128", "no URL that starts with http:// or https://"),
+        ("http://:3128", "names no host"),
+        ("http://a geheim:3128", "names no host"),
+        ("http://[::1:3128", "is no URL"),
+    ],
+)
+def test_a_proxy_that_is_none_is_reported_and_not_repeated(
+    option, url, why, caplog, ckan_config, monkeypatch
+):
+    monkeypatch.setitem(ckan_config, option, url)
+    (message,) = reported(caplog)
+    assert message.startswith(option)
+    assert why in message and "http://proxy.internal:3128" in message
+    assert "geheim" not in message
+    with pytest.raises(ValueError, match="the proxy"):
+        transport.open_engine(transport.Settings(proxy=config.proxy()))
+
+
 def test_without_either_there_is_no_proxy_and_no_own_bundle():
     assert (config.proxy(), config.ca_bundle()) == (None, None)
 
 
-@pytest.mark.ckan_config("ckanext.webhooks.proxy", "socks5://user:geheim@proxy:3128")
-@pytest.mark.ckan_config("ckanext.webhooks.ca_bundle", "/nowhere/bundle.pem")
-def test_a_proxy_and_a_bundle_that_are_none_are_reported(caplog):
-    proxy, bundle = reported(caplog)
-    assert "ckanext.webhooks.proxy" in proxy
-    assert "geheim" not in proxy
-    assert "ckanext.webhooks.ca_bundle = /nowhere/bundle.pem" in bundle
+@pytest.mark.parametrize("path", ["/nowhere/bundle.pem", "/etc/passwd", "/etc", "/dev/null"])
+def test_a_bundle_without_certificates_is_reported(path, caplog, ckan_config, monkeypatch):
+    monkeypatch.setitem(ckan_config, "ckanext.webhooks.ca_bundle", path)
+    (message,) = reported(caplog)
+    assert message.startswith(f"ckanext.webhooks.ca_bundle = {path} has no certificates")
+    assert "PEM" in message and "no webhook is called over TLS" in message
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("retentoin_days", "retention_days"), ("proxies", "proxy"), ("max_per_users", "max_per_user")],
+)
+def test_a_name_that_no_option_has_is_reported_with_the_nearest(
+    typed, meant, caplog, ckan_config, monkeypatch
+):
+    monkeypatch.setitem(ckan_config, f"ckanext.webhooks.{typed}", "geheim")
+    (message,) = reported(caplog)
+    assert message.startswith(f"ckanext.webhooks.{typed} is no option")
+    assert message.endswith(f"ckanext.webhooks.{meant}")
 
 
 @pytest.mark.ckan_config("ckanext.webhooks.secret_keys", [KEYS[0], "geheim"])

@@ -75,6 +75,20 @@ def test_an_option_that_makes_no_sense_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("ca_bundle", "/etc/passwd", "ca_bundle = /etc/passwd has no certificates"),
+        ("proxy", "http://proxy.internal:99999", "proxy has a port that is none"),
+        ("retentoin_days", "5", "the nearest that is one is ckanext.webhooks.retention_days"),
+    ],
+)
+def test_what_can_be_no_option_s_is_named(monkeypatch, name, value, said):
+    monkeypatch.setitem(tk.config, f"ckanext.webhooks.{name}", value)
+    assert of("options").level is Level.WRONG
+    assert said in of("options").what
+
+
+@pytest.mark.parametrize(
     ("option", "value"),
     [
         ("SECRET_KEY", "another"),

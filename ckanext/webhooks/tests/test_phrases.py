@@ -58,6 +58,7 @@ def header() -> str:
         words.no_tls(UNKNOWN),
         words.of(socket.gaierror(-2, "Name or service not known")),
         words.of(UnicodeError()),
+        words.NOBODY_TRUSTED,
         words.of(addresses.RefusedAddress(refused("http://10.0.0.1"))),
         words.of(led_to("10.0.0.1")),
         words.of(led_to("169.254.169.254")),

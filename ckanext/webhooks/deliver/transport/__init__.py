@@ -12,9 +12,9 @@ under way in one thread, ``requests`` has a thread for each.
 from __future__ import annotations
 
 import os
-import ssl
 from collections.abc import Callable
 
+from ... import outbound
 from . import by_requests
 from .engine import Engine, Settings
 
@@ -39,23 +39,14 @@ def open_engine(settings: Settings, places: int = 0, name: str | None = None) ->
     :raises ValueError: the settings cannot be used at all
     :raises KeyError: there is no such engine here
     """
-    if settings.ca_bundle:
-        _check_certificates(settings.ca_bundle)
-    if settings.proxy and not settings.proxy.startswith(("http://", "https://")):
-        raise ValueError("the proxy is no URL that starts with http:// or https://")
+    if settings.proxy:
+        try:
+            outbound.check_proxy(settings.proxy)
+        except ValueError as error:
+            raise ValueError(f"the proxy {error}") from None
     return _ENGINES[name or engine_name()](settings, places)
 
 
 def engine_name() -> str:
     """Give the name of the engine that is used where none is asked for."""
     return "curl" if "curl" in _ENGINES else "requests"
-
-
-def _check_certificates(path: str) -> None:
-    # Now: later, it would look like a fault of each endpoint.
-    try:
-        ssl.create_default_context(cafile=path)
-    except OSError as error:
-        raise ValueError(
-            f"ckanext.webhooks.ca_bundle: no certificates can be read from {path}: {error}"
-        ) from error

@@ -29,7 +29,7 @@ from ..attempt import KEPT_ANSWER_BYTES, READ_ANSWER_BYTES, Outcome, Request
 from . import words
 from .engine import MOST_HEAD_BYTES, Settings, drop_late, is_success
 from .resolving import Addresses, Resolver
-from .target import RefusedHeader, checked, target
+from .target import NobodyTrusted, RefusedHeader, checked, target
 
 # Threads: of more, CPython's lock has each wait for the others.
 _PLACES = 64
@@ -357,7 +357,8 @@ class _Adapter(HTTPAdapter):
         # Made once: to read the certificates takes longer than a handshake.
         self._context = create_urllib3_context()
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._context.load_verify_locations(settings.certificates)
+        if settings.has_certificates:
+            self._context.load_verify_locations(settings.certificates)
         self._context.verify_mode = ssl.CERT_REQUIRED
         self._context.check_hostname = True
         super().__init__(
@@ -466,7 +467,9 @@ def _in_words(error: BaseException, attempt: _Attempt) -> str:
 
     if attempt.is_late or cause(TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError):
         return words.late(attempt.timeout)
-    before = cause(addresses.RefusedAddress, RefusedHeader, socket.gaierror, UnicodeError)
+    before = cause(
+        addresses.RefusedAddress, NobodyTrusted, RefusedHeader, socket.gaierror, UnicodeError
+    )
     if before:
         return words.of(before)
     if why := cause(ssl.SSLCertVerificationError):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
+from ... import outbound
 from ..attempt import Outcome, Request
 
 # What is read of an answer's head, its interim (1xx) ones included: servers
@@ -30,11 +31,21 @@ class Settings:
     :param proxy: URL of the proxy that all requests go through
     :param ca_bundle: file of the certificates that are trusted, in place of
         those that requests brings
+    :ivar has_certificates: nobody is trusted where they cannot be read
     """
 
     allowed_networks: tuple[str, ...] = ()
     proxy: str | None = None
     ca_bundle: str | None = None
+    has_certificates: bool = field(init=False, default=True)
+
+    def __post_init__(self) -> None:
+        try:
+            if self.ca_bundle:
+                outbound.check_certificates(self.ca_bundle)
+        except ValueError:
+            # A part of what settings are, so that a file that is mended opens another engine.
+            object.__setattr__(self, "has_certificates", False)
 
     @property
     def certificates(self) -> str:

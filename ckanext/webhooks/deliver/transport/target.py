@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import requests
 
 from .. import addresses
+from . import words
 from .engine import Settings
 
 # RFC 9110, sections 5.1 and 5.5; what else is in a value could begin a header of its own.
@@ -19,6 +20,10 @@ _VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
 
 class RefusedHeader(ValueError):
     """A header that HTTP does not allow; the text does not repeat its value."""
+
+
+class NobodyTrusted(ValueError):
+    """What goes over TLS cannot be verified, so it does not go."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,11 @@ def target(url: str, settings: Settings) -> Target:
     """Check a URL and prepare it.
 
     :raises addresses.RefusedAddress: it may not be called
+    :raises NobodyTrusted: it would go over TLS
     """
     addresses.check_url(url, settings.allowed_networks)
+    if not settings.has_certificates and "https" in map(_scheme, (url, settings.proxy or "")):
+        raise NobodyTrusted(words.NOBODY_TRUSTED)
     prepared = requests.PreparedRequest()
     try:
         prepared.prepare_url(url, None)
@@ -51,6 +59,10 @@ def target(url: str, settings: Settings) -> Target:
     parts = urlsplit(written)
     host = str(parts.hostname).replace("%25", "%")  # a zone, as RFC 6874 writes it
     return Target(written, host, parts.port or addresses.DEFAULT_PORTS[parts.scheme])
+
+
+def _scheme(url: str) -> str:
+    return urlsplit(url).scheme
 
 
 # Most of what is sent is sent again: only a signature is always another.

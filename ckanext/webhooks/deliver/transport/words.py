@@ -10,6 +10,10 @@ import socket
 
 from .. import addresses
 
+NOBODY_TRUSTED = (
+    "the portal cannot read the certificates that it is to trust (ckanext.webhooks.ca_bundle), so"
+    " nothing is sent over TLS; its operator is to mend that"
+)
 HEAD_TOO_LONG = "the answer has more than 99 headers, or more than 64 KiB of them"
 
 

@@ -459,6 +459,18 @@ def test_a_worker_whose_clock_is_wrong_signs_right(receiver, monkeypatch):
     Verifier(secret_of(hook)).verify(request.body.decode(), request.headers)
 
 
+def test_without_certificates_plain_http_goes_on(receiver, monkeypatch):
+    monkeypatch.setitem(tk.config, "ckanext.webhooks.ca_bundle", "/etc/passwd")
+    for address in (receiver.url, receiver.url.replace("http://", "https://")):
+        call_action("webhook_create", sysadmin(), topic="dataset/create", address=address)
+    factories.Dataset()
+    tasks.work_once()
+    assert sorted(deliveries("status")) == [("delivered",), ("pending",)]
+    assert len(receiver.requests) == 1
+    (refused,) = execute("SELECT error FROM webhooks_attempt WHERE error IS NOT NULL")
+    assert "ckanext.webhooks.ca_bundle" in refused.error
+
+
 def test_one_that_cannot_be_written_stops_no_other(receiver, caplog):
     subscribe(receiver, topic="dataset/create")
     broken, whole = factories.Dataset(), factories.Dataset()

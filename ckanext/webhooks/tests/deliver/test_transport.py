@@ -10,12 +10,13 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from ...deliver.addresses import RefusedAddress
 from ...deliver.attempt import KEPT_ANSWER_BYTES, Request
-from ...deliver.transport import Settings, engine_name, open_engine, resolving
+from ...deliver.transport import Settings, engine_name, open_engine, resolving, words
 from .hostile import (
     ENGINES,
     HEADERS,
@@ -405,13 +406,33 @@ def test_an_own_bundle_is_trusted_and_a_tls_connection_is_kept(send, tmp_path):
     assert second.wait > 0
 
 
-def test_a_bundle_that_is_none_is_said_before_anything_is_sent(send, tmp_path):
-    for content in (None, "no certificate"):
-        file = tmp_path / "bundle.pem"
-        if content:
-            file.write_text(content)
-        with pytest.raises(ValueError, match=r"ckanext\.webhooks\.ca_bundle"):
-            send("https://localhost:1/", ca_bundle=str(file))
+@pytest.mark.parametrize("content", [None, "", "no certificate"])
+def test_without_certificates_nothing_goes_over_tls_and_all_else_goes_on(send, tmp_path, content):
+    file = tmp_path / "bundle.pem"
+    if content is not None:
+        file.write_text(content)
+    bundle = str(file)
+    for url, proxy in (
+        ("https://localhost:1/", None),
+        ("HTTPS://localhost:1/", None),
+        ("https://localhost:1/", "http://localhost:1"),
+        ("http://localhost:1/", "HTTPS://localhost:1"),
+    ):
+        outcome = send(url, proxy=proxy, ca_bundle=bundle)
+        assert (outcome.error, outcome.dialled) == (words.NOBODY_TRUSTED, None)
+    with serving(answering(OK)) as server:
+        assert send(server.url, ca_bundle=bundle).status == 200
+
+
+def test_a_bundle_that_is_mended_is_trusted_without_a_restart(send, tmp_path):
+    authority = Authority(tmp_path)
+    file = tmp_path / "bundle.pem"
+    file.write_text("no certificate")
+    with serving(over_tls(authority.context(), answering(OK))) as server:
+        url = f"https://localhost:{server.port}/"
+        assert send(url, ca_bundle=str(file)).error == words.NOBODY_TRUSTED
+        file.write_bytes(Path(authority.bundle).read_bytes())
+        assert send(url, ca_bundle=str(file)).status == 200
 
 
 def test_many_may_be_under_way_at_once(send):
