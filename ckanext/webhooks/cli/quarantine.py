@@ -44,14 +44,17 @@ def list_(limit: int | None, as_json: bool) -> None:
 @click.option("--all", "is_all", is_flag=True, help="Try all that is put aside.")
 @json_option
 def retry(id_: int | None, is_all: bool, as_json: bool) -> None:
-    """Try what is put aside at once, rather than after its pause."""
+    """Have a worker try what is put aside at once, rather than after its pause."""
     if (id_ is None) != is_all:
         raise click.UsageError("Name one by its ID, or all of it by --all.")
     count = call("webhook_quarantine_retry", id=id_)
     if as_json:
-        write_json({"tried": count})
+        write_json({"due": count})
     else:
-        click.echo(f"{count} tried now: `ckan webhooks quarantine list` shows what fails again")
+        click.echo(
+            f"{count} due now, for a worker to try within seconds: in a moment `ckan webhooks"
+            " quarantine list` shows what failed again"
+        )
 
 
 @quarantine.command("give-up")

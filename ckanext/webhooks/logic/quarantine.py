@@ -54,15 +54,16 @@ def webhook_quarantine_list(context: Any, data_dict: dict[str, Any]) -> list[dic
 
 
 def webhook_quarantine_retry(context: Any, data_dict: dict[str, Any]) -> int:
-    """Try at once what was put aside, rather than after its pause. For sysadmins.
+    """Have a worker try at once what was put aside, not after its pause. For sysadmins.
 
-    Where it fails again it stays put aside, and its pause goes on growing.
+    It is tried within seconds. Where it fails again it stays put aside, and
+    its pause goes on growing.
 
     :param id: of what is put aside, see :func:`webhook_quarantine_list`
         (optional, all of it without)
     :type id: int
 
-    :returns: how many are tried now; one that a worker is trying at this
+    :returns: how many are due now; one that a worker is trying at this
         moment is not counted
     :rtype: int
     """

@@ -90,7 +90,9 @@ def retry_all() -> Any:
 def _retry(**which: int) -> Any:
     _sysadmins_only()
     if _unless_gone("webhook_quarantine_retry", **which) is not None:
-        tk.h.flash_success(tk._("It is tried now; what fails again is back here in a moment"))
+        tk.h.flash_success(
+            tk._("It is due now, for a worker to try within seconds; what fails again stays here")
+        )
     return tk.redirect_to("webhooks.overview")
 
 

@@ -36,13 +36,15 @@ class TestList:
 
 
 class TestRetry:
-    def test_one_is_tried(self, run, number):
+    def test_one_is_due_and_not_tried_yet(self, run, number):
         put_aside(Kind.EVENT, "e2")
-        assert run("quarantine", "retry", number).stdout.startswith("1 tried now")
+        said = run("quarantine", "retry", number).stdout
+        assert said.startswith("1 due now") and "in a moment" in said
+        assert len(stored("webhooks_quarantine")) == 2
 
     def test_all_are(self, run_json, number):
         put_aside(Kind.EVENT, "e2")
-        assert run_json("quarantine", "retry", "--all") == {"tried": 2}
+        assert run_json("quarantine", "retry", "--all") == {"due": 2}
 
     @pytest.mark.parametrize("words", [(), ("1", "--all")], ids=["neither", "both"])
     def test_which_has_to_be_said(self, refused, words):

@@ -137,7 +137,7 @@ def test_what_is_put_aside_is_shown_with_its_pages(sysadmin, user, event, monkey
 def test_what_is_put_aside_is_tried_again(sysadmin, event):
     for path in (f"{PATH}/quarantine/{event}/retry", f"{PATH}/quarantine/retry"):
         execute("UPDATE webhooks_quarantine SET due_at = 'infinity'")
-        assert "It is tried now" in sysadmin.submit(path).body
+        assert "It is due now" in sysadmin.submit(path).body
         (row,) = execute("SELECT due_at <= now() AS is_due FROM webhooks_quarantine")
         assert row.is_due
 
