@@ -11,6 +11,6 @@ under way, ``coalesce`` what of several states is told.
 
 from .logged import Logged, logged, replaced
 from .loop import deliver_due
-from .transport import engine_name
+from .transport import engine_name, is_own
 
-__all__ = ["Logged", "deliver_due", "engine_name", "logged", "replaced"]
+__all__ = ["Logged", "deliver_due", "engine_name", "is_own", "logged", "replaced"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import urlsplit
@@ -118,10 +118,17 @@ class Allowed:
         return _is_within(address, ones) or (str(address), port) in self.endpoints
 
 
-def check_url(url: str, allowed_networks: Iterable[str]) -> None:
+def _is_never_own(_ip: str) -> bool:
+    return False
+
+
+def check_url(
+    url: str, allowed_networks: Iterable[str], is_own: Callable[[str], bool] = _is_never_own
+) -> None:
     """Check what can be known of a URL without resolving its name.
 
     :param allowed_networks: see :func:`check_ip`
+    :param is_own: tells whether an address is this machine's, which is for who may ask it
     :raises RefusedAddress: the URL may not be registered or called
     """
     if len(url) > MAX_URL_LENGTH:
@@ -143,7 +150,7 @@ def check_url(url: str, allowed_networks: Iterable[str]) -> None:
         )
     if port == 0:
         raise RefusedAddress("must name a port from 1 to 65535")
-    _check_host(host, port or DEFAULT_PORTS[parts.scheme], tuple(allowed_networks))
+    _check_host(host, port or DEFAULT_PORTS[parts.scheme], tuple(allowed_networks), is_own)
 
 
 def check_ip(
@@ -290,11 +297,13 @@ def read_allowed(entries: tuple[str, ...]) -> Allowed:
     return Allowed(tuple(networks), frozenset(endpoints))
 
 
-def _check_host(host: str, port: int, allowed_networks: tuple[str, ...]) -> None:
+def _check_host(
+    host: str, port: int, allowed_networks: tuple[str, ...], is_own: Callable[[str], bool]
+) -> None:
     name = _canonical(host)
     ip = _as_ip(name)
     if ip is not None:
-        check_ip(str(ip), allowed_networks, name, port)
+        check_ip(str(ip), allowed_networks, name, port, is_own(str(ip)))
         if not host.isascii():  # what sends takes digits of other scripts for no address
             raise RefusedAddress("must name a host, as in https://example.com/callback")
     elif "%" in name:

@@ -12,7 +12,7 @@ import ckan.plugins.toolkit as tk
 from ckan import model
 
 from .. import config, encryption, topics
-from ..deliver import addresses
+from ..deliver import addresses, is_own
 from ..phrases import translated
 
 # Token of RFC 9110, section 5.6.2.
@@ -207,7 +207,7 @@ def address(value: Any) -> str:
         raise tk.Invalid(tk._("Must be a URL, as in https://example.com/callback"))
     value = value.strip()
     try:
-        addresses.check_url(value, config.allowed_networks())
+        addresses.check_url(value, config.allowed_networks(), is_own)
     except addresses.RefusedAddress as error:
         raise tk.Invalid(tk._("The address is refused: %s") % translated(str(error))) from None
     return value

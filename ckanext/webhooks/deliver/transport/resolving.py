@@ -121,7 +121,7 @@ class Resolver:
 
     def _check(self, host: str, port: int, found: Sequence[str]) -> Addresses:
         for ip in found:
-            addresses.check_ip(ip, self._allowed, host, port, _is_own(ip))
+            addresses.check_ip(ip, self._allowed, host, port, is_own(ip))
         called = tuple(itertools.islice(_alternating(found), _MOST_CALLED))
         with self._lock:
             now = time.monotonic()
@@ -139,7 +139,7 @@ def _look_up(host: str) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-def _is_own(ip: str) -> bool:
+def is_own(ip: str) -> bool:
     """Tell whether an address, or one within it, is this machine's: only such can be bound."""
     address = ipaddress.ip_address(ip.split("%", 1)[0])
     every = (address, *addresses.embedded(address))

@@ -12,6 +12,7 @@ import requests
 from .. import addresses
 from . import words
 from .engine import Settings
+from .resolving import is_own
 
 # RFC 9110, sections 5.1 and 5.5; what else is in a value could begin a header of its own.
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -47,7 +48,7 @@ def target(url: str, settings: Settings) -> Target:
     :raises addresses.RefusedAddress: it may not be called
     :raises NobodyTrusted: it would go over TLS
     """
-    addresses.check_url(url, settings.allowed_networks)
+    addresses.check_url(url, settings.allowed_networks, is_own)
     if not settings.has_certificates and "https" in map(_scheme, (url, settings.proxy or "")):
         raise NobodyTrusted(words.NOBODY_TRUSTED)
     prepared = requests.PreparedRequest()

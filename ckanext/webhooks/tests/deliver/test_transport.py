@@ -567,10 +567,16 @@ def test_a_proxy_gets_all_and_the_names_are_its_own_to_resolve(send, scheme):
         assert outcome.error.startswith("the proxy refused")
 
 
+def test_with_a_proxy_an_address_of_this_machine_is_refused_as_well(send, monkeypatch):
+    monkeypatch.setattr(resolving, "_is_bindable", {"8.8.8.8"}.__contains__)
+    outcome = send("http://8.8.8.8:8983/", proxy="http://localhost:1")
+    assert "this machine's own" in outcome.error
+
+
 def test_an_address_of_this_machine_is_known_for_one_and_refused(monkeypatch):
-    assert resolving._is_own("127.0.0.1") and resolving._is_own("::ffff:127.0.0.1")
+    assert resolving.is_own("127.0.0.1") and resolving.is_own("::ffff:127.0.0.1")
     for ip in ("8.8.8.8", "192.0.2.1", "2606:4700:4700::1111"):
-        assert not resolving._is_own(ip)
+        assert not resolving.is_own(ip)
     monkeypatch.setattr(resolving, "_is_bindable", {"8.8.8.8"}.__contains__)
     with pytest.raises(RefusedAddress, match="this machine's own"):
         resolving.Resolver(()).known("8.8.8.8", 8983)

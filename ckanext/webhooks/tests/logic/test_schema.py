@@ -8,6 +8,7 @@ import ckan.plugins.toolkit as tk
 import pytest
 from ckan.tests import factories
 
+from ...deliver.transport import resolving
 from ..callers import ADDRESS, call, create, stored
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
@@ -119,6 +120,18 @@ def test_a_refused_network_names_the_option_that_allows_it():
     (message,) = error.value.error_dict["address"]
     assert "private" in message
     assert "ckanext.webhooks.allowed_networks" in message
+
+
+def test_the_machines_own_public_address_is_refused_when_it_is_registered(monkeypatch):
+    monkeypatch.setattr(resolving, "_is_bindable", {"8.8.8.8"}.__contains__)
+    user = factories.User()
+    for address in ("https://8.8.8.8/", "https://134744072/", "https://[::ffff:8.8.8.8]/"):
+        with pytest.raises(tk.ValidationError) as error:
+            create(user, address=address)
+        (message,) = error.value.error_dict["address"]
+        assert "this machine's own" in message
+    monkeypatch.setitem(tk.config, "ckanext.webhooks.allowed_networks", ["8.8.8.8:443"])
+    create(user, address="https://8.8.8.8/")
 
 
 def test_filters_take_ids_and_names_of_what_exists():

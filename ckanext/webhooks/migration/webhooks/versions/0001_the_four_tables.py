@@ -119,7 +119,7 @@ def _without_not_null(column: sa.Column) -> sa.Column:
 def _refusal(address: str | None, topic: str | None, has_owner: bool) -> str | None:
     # Imported here: what is refused is the rule of today, not of this migration.
     from ckanext.webhooks import config, topics
-    from ckanext.webhooks.deliver import addresses
+    from ckanext.webhooks.deliver import addresses, is_own
 
     if not has_owner:
         return "it has no owner who is an active user: nobody's sight says what it may be told"
@@ -127,7 +127,7 @@ def _refusal(address: str | None, topic: str | None, has_owner: bool) -> str | N
     if not all(topics.is_subscribable(name) for name in (topic or "").split(",")):
         return f"its topic {topic!r} does not exist"
     try:
-        addresses.check_url(address or "", config.allowed_networks())
+        addresses.check_url(address or "", config.allowed_networks(), is_own)
     except addresses.RefusedAddress as error:
         return f"its address is refused: {error}"
     return None
