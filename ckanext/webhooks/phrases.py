@@ -56,6 +56,7 @@ _WORDS = (
     N_("must not contain spaces, control characters or backslashes"),
     N_("must be a URL that starts with http:// or https://"),
     N_("must name a host, as in https://example.com/callback"),
+    N_("must not have a host that ends in a number and is no IPv4 address"),
     N_("must not hold a user name or password; send credentials in `headers` instead"),
     N_("must name a port from 1 to 65535"),
     N_("must not have a percent sign in its host"),

@@ -310,6 +310,8 @@ def _check_host(
         raise RefusedAddress("must not have a percent sign in its host")
     elif _is_localhost(name):
         check_ip("127.0.0.1", allowed_networks, name, port)
+    elif name.split(".")[-1].isdigit():  # it would be one (WHATWG URL, section 3.5)
+        raise RefusedAddress("must not have a host that ends in a number and is no IPv4 address")
     elif not _is_name(host, name):
         raise RefusedAddress("must name a host, as in https://example.com/callback")
 
@@ -319,18 +321,12 @@ def _is_name(host: str, name: str) -> bool:
 
     :param name: the host as :func:`_canonical` writes it
     """
-    labels = name.split(".")
     try:
         # As what sends writes it (urllib3): by IDNA of 2008, which knows fewer names.
         host.isascii() or idna.encode(host.lower(), strict=True, std3_rules=True)
     except idna.IDNAError:
         return False
-    return (
-        len(name) <= _MAX_NAME_LENGTH
-        and all(_LABEL.fullmatch(label) for label in labels)
-        # It would be an IPv4 address, and is none (WHATWG URL, section 3.5).
-        and not labels[-1].isdigit()
-    )
+    return len(name) <= _MAX_NAME_LENGTH and all(map(_LABEL.fullmatch, name.split(".")))
 
 
 def _is_name_alone(host: str) -> bool:

@@ -47,9 +47,11 @@ def webhook_delivery_list(context: Any, data_dict: dict[str, Any]) -> dict[str, 
 
     :returns: ``deliveries``, each with id, webhook_id, event_id, topic,
         sequence, status, ``reason`` (of the last failure, or of the
-        cancellation), tries, created_at, ``next_try`` (none while it is held
-        back), ended_at, and ``coalesced``: how many older ones it stands
-        for; and ``cursor``, none where there is nothing older
+        cancellation; ``superseded``: what it said may not be read by the
+        owner any more, and the newest state is told where it may be), tries,
+        created_at, ``next_try`` (none while it is held back), ended_at, and
+        ``coalesced``: how many older ones it stands for; and ``cursor``, none
+        where there is nothing older
     :rtype: dictionary
     """
     webhook = find.webhook("webhook_delivery_list", context, data_dict)

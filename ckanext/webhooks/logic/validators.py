@@ -151,10 +151,11 @@ _FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no"
 def max_rate(value: Any) -> int:
     """Accept a number of deliveries a minute."""
     text_ = str(value).strip()
-    if isinstance(value, bool) or not re.fullmatch("[0-9]{1,9}", text_):
-        raise tk.Invalid(tk._("Must be a whole number of deliveries a minute"))
-    if not 1 <= int(text_) <= MAX_RATE:
-        raise tk.Invalid(tk._("Must be from 1 to %d deliveries a minute") % MAX_RATE)
+    is_number = not isinstance(value, bool) and re.fullmatch("[0-9]{1,9}", text_)
+    if not is_number or not 1 <= int(text_) <= MAX_RATE:
+        raise tk.Invalid(
+            tk._("Must be a whole number of deliveries a minute, from 1 to %d") % MAX_RATE
+        )
     return int(text_)
 
 

@@ -72,6 +72,7 @@ def header() -> str:
                 "https://[::1",
                 "ftp://example.com",
                 "https://",
+                "https://256.256.256.256",
                 "https://me@example.com",
                 "https://example.com:0",
                 "https://a%25b.example.com",

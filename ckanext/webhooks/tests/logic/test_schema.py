@@ -134,6 +134,15 @@ def test_the_machines_own_public_address_is_refused_when_it_is_registered(monkey
     create(user, address="https://8.8.8.8/")
 
 
+@pytest.mark.parametrize("rate", [10**30, 60_001, 0, -1, 1.5])
+def test_a_pace_that_is_none_is_refused_with_the_bounds(rate):
+    with pytest.raises(tk.ValidationError) as error:
+        create(factories.User(), max_rate=rate)
+    assert error.value.error_dict == {
+        "max_rate": ["Must be a whole number of deliveries a minute, from 1 to 60000"]
+    }
+
+
 def test_filters_take_ids_and_names_of_what_exists():
     user = factories.User()
     organization, group = factories.Organization(), factories.Group()
