@@ -13,9 +13,11 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 from celery.contrib.testing.worker import start_worker
+from ckan.tests import factories
 
 from .. import config, consuming, nudged, queue, redis_broker, tasks  # noqa: F401  (see test_queue)
 from ..doctor import Level, running
+from .callers import create
 from .deliver.hostile import Authority
 from .relay import relay
 
@@ -131,12 +133,25 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+@pytest.fixture
+def ticking() -> Iterator[None]:
+    """What works by the tables in a worker, beside what takes nudges."""
+    thread = threading.Thread(target=tasks.tick)
+    thread.start()
+    try:
+        yield
+    finally:
+        tasks.stopping.set()
+        thread.join()
+        tasks.stopping.clear()
+
+
 def test_a_worker_outlives_a_redis_that_may_not_be_written_to(
-    redis_of_its_own, configured, monkeypatch, caplog
+    redis_of_its_own, configured, receiver, ticking, monkeypatch, caplog
 ):
     port = redis_of_its_own.connection_pool.connection_kwargs["port"]
     configured(f"redis://127.0.0.1:{port}/0")
-    monkeypatch.setattr(consuming, "_PAUSE", 0.1)
+    monkeypatch.setattr(consuming, "_PAUSE", 0.5)
     monkeypatch.setitem(queue.app.conf, "worker_consumer", consuming.__name__ + ":Persistent")
     worked = threading.Event()
     monkeypatch.setattr(tasks, "work_once", worked.set)
@@ -145,7 +160,13 @@ def test_a_worker_outlives_a_redis_that_may_not_be_written_to(
         redis_of_its_own.client_kill_filter(_type="normal", skipme=True)
         until(lambda: "the worker goes on by the tables" in caplog.text)
         until(lambda: "NOREPLICAS" in caplog.text)
+        create(factories.User(), topic="dataset/create", address=receiver.url)
+        dataset = factories.Dataset()
+        until(lambda: receiver.requests)
+        assert receiver.requests[0].json["entity"]["id"] == dataset["id"]
+        assert not worked.is_set(), "no nudge came"
         redis_of_its_own.config_set("min-replicas-to-write", 0)
+        monkeypatch.setattr(queue, "_quiet_until", 0.0)  # half a minute later
         queue.nudge()
         assert worked.wait(60), "it takes nudges again"
 

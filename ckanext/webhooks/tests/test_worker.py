@@ -13,7 +13,7 @@ import psycopg2
 import pytest
 import redis
 
-from .. import queue
+from .. import encryption, queue
 from .site import READY, Site, SiteError
 
 FOLDER = Path(__file__).parents[3] / ".dev" / "run" / f"worker-{os.getpid()}"
@@ -79,6 +79,28 @@ def test_a_worker_that_starts_without_its_broker_works(site):
             cursor.execute("SELECT dispatched_at FROM webhooks_event WHERE id = 'one'")
             (dispatched,) = cursor.fetchone()
             connection.commit()
+
+
+HOOK = """
+    INSERT INTO webhooks (id, address, topic, topics, user_id, secret)
+    VALUES ('hook', 'http://127.0.0.1:1/', '*', '{*}', 'gone', %s)
+    ON CONFLICT (id) DO UPDATE SET secret = excluded.secret
+"""
+
+
+def test_a_worker_says_as_it_starts_that_its_key_is_not_the_one_secrets_are_stored_with(site):
+    def start_with(key: str) -> str:
+        with psycopg2.connect(site.database_url) as connection, connection.cursor() as cursor:
+            cursor.execute(HOOK, [encryption.encrypt(encryption.new_secret(), [key])])
+        worker = site.start_worker()
+        worker.await_output(READY)
+        worker.stop()
+        return worker.output()
+
+    said = start_with(encryption.derived_key("the web's"))
+    assert "no delivery can be signed" in said
+    assert "Give this worker and the web processes the same SECRET_KEY" in said
+    assert "no delivery can be signed" not in start_with(encryption.derived_key(site._secret()))
 
 
 def test_a_worker_of_processes_is_refused(site):

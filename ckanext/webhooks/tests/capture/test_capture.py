@@ -19,6 +19,7 @@ from ckan.tests.helpers import call_action
 from ... import capture, difference
 from ...capture import content, listeners, touched
 from ...model import Event
+from ..callers import execute
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 
@@ -567,19 +568,41 @@ def test_what_a_savepoint_within_a_savepoint_did_is_not_told_when_both_are_gone(
     assert "public" not in row.labels
 
 
-def test_who_may_see_it_is_the_rows_whatever_a_session_has_in_memory():
-    """A session of long standing edits what another process moved to another organization."""
-    first, second = factories.Organization(), factories.Organization()
-    dataset = factories.Dataset(owner_org=first["id"], private=True)
+# Each column that CKAN's labels are made of: what it was, what another process made of it, and
+# the labels then. A private dataset of no organization is its creator's.
+ROWS = {
+    "owner_org": ({"private": True, "owner_org": "first"}, "second", ["member-second"]),
+    "hidden": ({"private": False, "owner_org": "first"}, True, ["member-first"]),
+    "published": ({"private": True, "owner_org": "first"}, False, ["public"]),
+    "deleted": ({"state": "active"}, "deleted", None),
+    "restored": ({"state": "deleted"}, "active", ["public"]),
+    "creator_user_id": (
+        {"private": True, "owner_org": None, "creator_user_id": "first"},
+        "second",
+        ["creator-second"],
+    ),
+}
+COLUMNS = {"hidden": "private", "published": "private", "deleted": "state", "restored": "state"}
+
+
+@pytest.mark.parametrize("changed", ROWS)
+def test_who_may_see_it_is_the_rows_whatever_a_session_has_in_memory(changed):
+    """A session of long standing edits what another process gave to others to see."""
+    before, now, labels = ROWS[changed]
+    column = COLUMNS.get(changed, changed)
+    dataset = factories.Dataset()
+    for name, value in before.items():
+        execute(f"UPDATE package SET {name} = :value WHERE id = :id", value=value, id=dataset["id"])
     session = model.meta.create_local_session()
     package = session.get(model.Package, dataset["id"])
     session.commit()
-    call_action("package_owner_org_update", id=dataset["id"], organization_id=second["id"])
-    assert package.owner_org == first["id"]
+    execute(f"UPDATE package SET {column} = :value WHERE id = :id", value=now, id=dataset["id"])
+    assert getattr(package, column) == before[column] != now
     package.title = "Edited"
     session.commit()
     session.close()
     newest = log_rows(dataset["id"])[-1]
-    assert newest.labels == [f"member-{second['id']}"]
-    content = json.loads(newest.content)
-    assert (content["owner_org"], content["title"]) == (second["id"], "Edited")
+    assert newest.labels == labels
+    if labels is not None:
+        content = json.loads(newest.content)
+        assert (content[column], content["title"]) == (now, "Edited")
