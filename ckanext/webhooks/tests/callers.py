@@ -61,3 +61,14 @@ def stored(table: str = "webhooks") -> list[Any]:
     """Give the rows of a table, as another connection would see them."""
     model.Session.commit()
     return list(model.Session.execute(sa.text(f"SELECT * FROM {table} ORDER BY id")).all())
+
+
+def days_pass(days: int) -> None:
+    """Have all that events, deliveries and webhooks say of times be so much longer ago."""
+    for table, columns in (
+        ("webhooks_event", ("occurred_at", "captured_at", "dispatched_at")),
+        ("webhooks_delivery", ("created_at", "due_at", "ended_at")),
+        ("webhooks", ("created_at", "updated_at", "missed_since")),
+    ):
+        earlier = ", ".join(f"{name} = {name} - :days * interval '1 day'" for name in columns)
+        execute(f"UPDATE {table} SET {earlier}", days=days)

@@ -12,7 +12,8 @@ from click.shell_completion import ShellComplete
 from sqlalchemy.exc import OperationalError
 
 from ...cli import completion, webhooks
-from ..callers import ADDRESS, call, create, execute, stored
+from ...dispatch import dispatch
+from ..callers import ADDRESS, call, create, days_pass, execute, stored
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 
@@ -169,6 +170,17 @@ class TestEnableAndDisable:
         shown = run_json("show", hook)
         assert shown["health"]["missed_since"] is None
         assert run_json("enable", hook, "--replay") == {**shown, "deliveries": None}
+
+    def test_what_waited_when_it_was_disabled_days_ago_comes_too(self, run, hook):
+        waited = [factories.Dataset()["id"] for _ in range(2)]
+        dispatch()
+        days_pass(1)
+        run("disable", hook)
+        days_pass(5)
+        assert "2 deliveries are to be sent" in run("enable", hook, "--replay").stdout
+        again = [row.event_id for row in stored("webhooks_delivery") if row.status == "pending"]
+        events = {row.id: row.dataset_id for row in stored("webhooks_event")}
+        assert sorted(events[id_] for id_ in again) == sorted(waited)
 
     @pytest.mark.parametrize(("answer", "is_sent"), [("y", True), ("n", False)])
     def test_at_a_terminal_it_says_how_many_and_asks(

@@ -13,8 +13,9 @@ from ... import owners, tasks
 from ...capture import snapshot
 from ...dispatch import dispatch, replay
 from ...sweep import sweep
-from ..callers import call, create, execute, join, stored
+from ..callers import call, create, days_pass, execute, join, stored
 from ..receiver import accept
+from .times import FIRST_TIMES, LAST_TIMES, NO_YEARS
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 
@@ -282,6 +283,25 @@ class TestReplay:
         assert len(again) == count
         assert {r.event_id for r in (*cancelled, new)} <= set(again)
 
+    def test_what_waited_when_it_was_disabled_days_ago_was_missed_too(self, user):
+        hook = create(user, topic="dataset/create")
+        factories.Dataset()
+        tell()
+        end()
+        days_pass(1)
+        waited = [factories.Dataset()["id"] for _ in range(2)]
+        tell()
+        days_pass(1)
+        call(user, "webhook_patch", id=hook, state="disabled")
+        meanwhile = factories.Dataset()["id"]
+        tell()
+        days_pass(5)
+        call(user, "webhook_patch", id=hook, state="active")
+        assert replayed(user, hook) == 3
+        again = {r.event_id for r in stored("webhooks_delivery") if r.status == "pending"}
+        events = {row.id: row.dataset_id for row in stored("webhooks_event")}
+        assert {events[id_] for id_ in again} == {*waited, meanwhile}, "not what was told before"
+
     def test_missed_is_forgotten_with_the_last_page(self, user, monkeypatch):
         monkeypatch.setattr(replay, "MOST", 1)
         hook = create(user, topic="dataset/create")
@@ -374,6 +394,8 @@ class TestReplay:
         [
             ("since", "yesterday"),
             ("until", 5),
+            *(("since", year) for year in NO_YEARS),
+            *(("until", year) for year in NO_YEARS),
             ("failed_only", "maybe"),
             ("dry_run", "maybe"),
             ("cursor", -1),
@@ -384,6 +406,18 @@ class TestReplay:
         hook = create(user)
         data = {"since": LONG_AGO, field: value}
         assert list(refusal(user, "webhook_replay", id=hook, **data)) == [field]
+
+    @pytest.mark.parametrize("first", FIRST_TIMES)
+    @pytest.mark.parametrize("last", LAST_TIMES)
+    def test_times_at_the_ends_of_all_are_times(self, user, first, last):
+        hook = create(user, topic="dataset/create")
+        factories.Dataset()
+        tell()
+        end("failed")
+        assert replayed(user, hook, since=last, dry_run=True) == 0
+        assert replayed(user, hook, since=LONG_AGO, until=first, dry_run=True) == 0
+        assert replayed(user, hook, failed_only=True, since=first, until=last, dry_run=True) == 1
+        assert replayed(user, hook, since=first, until=last) == 1
 
 
 def test_they_are_for_the_owner_and_sysadmins_alone(user):

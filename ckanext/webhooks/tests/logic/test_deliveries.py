@@ -14,6 +14,7 @@ from ...deliver.transport import resolving
 from ...dispatch import dispatch
 from ...logic import deliveries
 from ..callers import ADDRESS, call, create, execute, join, leave, stored
+from .times import FIRST_TIMES, LAST_TIMES, NO_YEARS
 
 pytestmark = pytest.mark.usefixtures("webhooks_db")
 
@@ -145,6 +146,13 @@ class TestList:
         assert listed(user, hook, since="2027-01-01") == []
         assert listed(user, hook, until="2025-01-01") == []
 
+    @pytest.mark.parametrize("first", FIRST_TIMES)
+    @pytest.mark.parametrize("last", LAST_TIMES)
+    def test_times_at_the_ends_of_all_are_times(self, user, hook, first, last):
+        written = write(hook, **ENDED)
+        assert listed(user, hook, since=first, until=last) == written
+        assert listed(user, hook, since=last) == listed(user, hook, until=first) == []
+
     def test_a_page_looks_at_so_many_and_goes_on(self, user, hook, monkeypatch):
         monkeypatch.setattr(deliveries, "_LOOKED_AT", 3)
         (failed,) = write(hook, **{**ENDED, "status": "'failed'"})
@@ -160,6 +168,8 @@ class TestList:
             ("topic", "dataset/x"),
             ("since", "yesterday"),
             ("until", "2026-13-01"),
+            *(("since", year) for year in NO_YEARS),
+            *(("until", year) for year in NO_YEARS),
             ("since", 5),
             ("cursor", -1),
             ("cursor", 2**63),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 
@@ -12,7 +13,7 @@ from ... import config
 from ...dispatch import replay
 from ...logic import ping
 from ...views import deliveries as pages
-from ..callers import call, create, execute, stored
+from ..callers import call, create, days_pass, execute, stored
 from ..logic.test_deliveries import ENDED, end, tell, write
 from ..logic.test_ping import a_worker
 
@@ -177,6 +178,11 @@ def counted_in(page: str) -> str:
     return counted
 
 
+def since_in(page: str) -> str:
+    (since,) = re.findall('name="since" value="([^"]*)"', page)
+    return html.unescape(since)
+
+
 class TestReplay:
     def test_what_happened_is_told_again(self, owner, user, hook):
         factories.Dataset()
@@ -217,6 +223,22 @@ class TestReplay:
         monkeypatch.setattr(pages, "_REPLAYS_FOR", 60.0)
         page = owner.submit(f"/webhook/{hook}/replay", cursor=cursor, **asked).body
         assert "2 deliveries are to be sent again" in page
+
+    def test_the_time_that_stands_there_tells_what_waited_when_it_was_disabled(
+        self, owner, user, hook
+    ):
+        path = f"/webhook/{hook}/replay"
+        assert since_in(owner.get(path).body) == "", "it missed nothing"
+        for _ in range(2):
+            factories.Dataset()
+        tell()
+        days_pass(1)
+        call(user, "webhook_patch", id=hook, state="disabled")
+        days_pass(5)
+        call(user, "webhook_patch", id=hook, state="active")
+        since = since_in(owner.get(path).body)
+        assert since == call(user, "webhook_show", id=hook)["health"]["missed_since"]
+        assert "2 deliveries would be sent again." in owner.post(path, 200, since=since).body
 
     @pytest.mark.parametrize("since", ["soon", "", "2026-13-01"])
     def test_a_time_that_is_none_is_said_at_its_field(self, owner, hook, since):
