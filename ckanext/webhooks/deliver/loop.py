@@ -287,8 +287,8 @@ class _Drive:
             except Exception as error:
                 # What else ended is in no list but this one.
                 untaken[ended.delivery.id] = error
-        for delivery_id, error in untaken.items():
-            aside.put_aside(delivery_id, error)
+        for delivery_id, why in untaken.items():
+            aside.put_aside(delivery_id, why)
 
     def _take(self, ended: _UnderWay, outcome: Outcome) -> None:
         self.places.note(ended.delivery.webhook_id, outcome.duration)

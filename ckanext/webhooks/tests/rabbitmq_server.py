@@ -15,9 +15,11 @@ from .site import Process, SiteError, free_port
 
 # Debian's command of that name changes the user, and this one does not.
 _SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-# Of it only what a broker needs: memory is for CKAN, and so is the processor, on which Erlang would
-# spin while it waits.
-_ERLANG = "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}"
+# Of it only what a broker needs: memory is for CKAN, and so is the processor, on which Erlang
+# would spin while it waits.
+_ERLANG = (
+    "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}"
+)
 _CONFIGURATION = """
 listeners.tcp.local = 127.0.0.1:{port}
 default_user = webhooks

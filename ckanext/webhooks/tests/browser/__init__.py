@@ -110,7 +110,7 @@ class Browser:
         return session
 
     def _with_a_page(self, shell: str) -> Path:
-        """Have the headless shell open a page, which chromedriver waits for and does not ask for."""
+        """Have the headless shell open a page: chromedriver waits for one, and asks for none."""
         program = self.folder / HEADLESS_SHELL
         program.write_text(f'#!/bin/sh\nexec {shlex.quote(shell)} "$@" about:blank\n')
         program.chmod(0o755)
