@@ -171,6 +171,125 @@ def test_what_another_worker_may_have_taken_meanwhile_is_not_sent(receiver, monk
     assert deliveries() == [("delivered", 1, None)]
 
 
+class TestLabelsThatTakeTheirTime:
+    """A plugin asks a directory for them, say, which is slow for some."""
+
+    def told(self, receiver, hook: str) -> bool:
+        return any(request.json["webhook_id"] == hook for request in receiver.requests)
+
+    def test_who_needs_none_waits_for_nobody_and_all_are_sent(self, receiver, directory, say):
+        slow = [factories.User() for _ in range(3)]
+        for user in slow:
+            subscribe(receiver, user, topic="dataset/create")
+        innocent = subscribe(receiver, factories.Sysadmin(), topic="dataset/create")
+        factories.Dataset()
+        tasks.dispatch()
+        owners.forget()
+        directory.takes = {user["id"]: 0.4 for user in slow}
+        worker = threading.Thread(target=deliver_due, args=(tell_newest,))
+        began = time.monotonic()
+        worker.start()
+        receiver.wait(1, timeout=5)
+        took = time.monotonic() - began
+        assert took < 0.4 and self.told(receiver, innocent)
+        worker.join()
+        say(f"beside 3 × 0.4 s: {took:.2f} s, all in {time.monotonic() - began:.2f} s")
+        assert deliveries() == [("delivered", 1, None)] * 4
+        assert sorted(directory.asked[-3:]) == sorted(user["id"] for user in slow)
+
+    def test_what_takes_longer_than_a_lease_is_sent_when_it_is_known(
+        self, receiver, directory, monkeypatch, caplog
+    ):
+        user = factories.User()
+        subscribe(receiver, user, topic="dataset/create")
+        factories.Dataset()
+        tasks.dispatch()
+        owners.forget()
+        directory.takes = {user["id"]: 1.0}
+        monkeypatch.setattr(claiming, "LEASE_MARGIN", 0.4 - config.timeout())
+        deliver_due(tell_newest)
+        assert deliveries() == [("delivered", 1, None)]
+        assert directory.asked[1:] == [user["id"]], "once more"
+        assert "their lease is over" not in caplog.text
+
+    def test_a_webhook_with_a_pace_keeps_it_and_loses_no_turn(self, receiver, directory):
+        user = factories.User()
+        subscribe(receiver, user, topic="dataset/create", max_rate=60)
+        for _ in range(2):
+            factories.Dataset()
+        tasks.dispatch()
+        owners.forget()
+        directory.takes = {user["id"]: 0.3}
+        began = time.monotonic()
+        while len(receiver.requests) < 2:
+            deliver_due(tell_newest)
+            assert time.monotonic() - began < 5
+        assert {d[0] for d in deliveries()} == {"delivered"}
+
+    def test_a_right_lost_while_they_are_awaited_is_known_at_the_send(
+        self, receiver, directory, monkeypatch
+    ):
+        organization, user = factories.Organization(), factories.User()
+        member = {"id": organization["id"], "username": user["name"]}
+        call_action("organization_member_create", role="member", **member)
+        subscribe(receiver, user, topic="dataset/create")
+        factories.Dataset(owner_org=organization["id"], private=True)
+        tasks.dispatch()
+        owners.forget()
+        usual = directory.get_user_dataset_labels
+
+        def leave():
+            call_action("organization_member_delete", sysadmin(), **member)
+            model.Session.remove()
+
+        def overtaken(user_obj):
+            labels = usual(user_obj)
+            if len(directory.asked) == 1:
+                time.sleep(2 * owners.PATIENCE)
+                other = threading.Thread(target=leave)
+                other.start()
+                other.join()
+            return labels
+
+        monkeypatch.setattr(directory, "get_user_dataset_labels", overtaken)
+        directory.asked.clear()
+        deliver_due(tell_newest)
+        assert len(directory.asked) > 1
+        tasks.work_once()
+        assert receiver.requests == []
+
+    def test_they_are_asked_for_once_more_after_a_change_whenever_that_is_dispatched(
+        self, receiver, directory
+    ):
+        user = factories.User()
+        subscribe(receiver, user, topic="dataset/create")
+        factories.Dataset()
+        tasks.dispatch()
+        factories.Organization(users=[{"name": user["name"], "capacity": "member"}])
+        assert execute("SELECT FROM webhooks_right WHERE sequence IS NULL")
+        directory.takes = {user["id"]: 2 * owners.PATIENCE}
+        directory.asked.clear()
+        deliver_due(tell_newest)
+        assert directory.asked == [user["id"]]
+        assert deliveries() == [("delivered", 1, None)]
+
+    def test_who_stops_does_not_wait_for_them(self, receiver, directory):
+        user = factories.User()
+        subscribe(receiver, user, topic="dataset/create")
+        factories.Dataset()
+        tasks.dispatch()
+        owners.forget()
+        directory.takes = {user["id"]: 0.5}
+        stopping = threading.Event()
+        worker = threading.Thread(target=deliver_due, args=(tell_newest, stopping.is_set))
+        worker.start()
+        time.sleep(0.2)
+        stopping.set()
+        worker.join(0.2)
+        assert not worker.is_alive()
+        assert deliveries("status, tries") == [("pending", 0)]
+
+
 def test_deleting_a_webhook_cancels_what_waits(receiver):
     user = factories.User()
     hook = subscribe(receiver, user, topic="dataset/create")
