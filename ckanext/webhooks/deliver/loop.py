@@ -414,8 +414,11 @@ class _Drive:
             some = superseded[first : first + _SUPERSEDED_TOGETHER]
             apart(some, self._supersede, aside.put_aside, may_be_of_one)
             self._collect(0)
+        unsent = {*ends.cancelled, *superseded, *ends.failed}
+        probing = {d.webhook_id for d in claimed.deliveries if d.is_gated and d.id in unsent}
+        settle.probe_again(probing)
         # What is told instead is due at once.
-        self.more = self.more or bool(superseded)
+        self.more = self.more or bool(superseded or probing)
 
     def _supersede(self, delivery_ids: Sequence[int]) -> None:
         may_end = self.tell_newest(delivery_ids)

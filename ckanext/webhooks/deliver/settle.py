@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -86,6 +86,14 @@ _CANCEL = sa.text(
     SET status = 'cancelled', reason = o.reason, ended_at = clock_timestamp()
     FROM unnest(CAST(:ids AS bigint[]), CAST(:reasons AS text[])) AS o(id, reason)
     WHERE d.id = o.id AND {STILL_PENDING}
+    """
+)
+_PROBE_AGAIN = sa.text(
+    """
+    WITH mine AS (
+        SELECT id FROM webhooks WHERE id = ANY(CAST(:ids AS text[])) AND circuit = 'half-open'
+        ORDER BY id FOR NO KEY UPDATE)
+    UPDATE webhooks w SET next_at = clock_timestamp() FROM mine WHERE w.id = mine.id
     """
 )
 # Rows are locked in one order everywhere, webhooks before deliveries. One that
@@ -234,6 +242,16 @@ def cancel(reasons: Mapping[int, str]) -> None:
             connection.execute(_CANCEL, values)
 
     apart(list(reasons), cancel_some, aside.put_aside, may_be_of_one)
+
+
+def probe_again(webhook_ids: Collection[str]) -> None:
+    """Let another delivery be the probe where the one that was to be it is not sent.
+
+    Nothing would come of it, and what waits would wait until its lease is over.
+    """
+    if webhook_ids:
+        with connected() as connection:
+            connection.execute(_PROBE_AGAIN, {"ids": sorted(webhook_ids)})
 
 
 def _values(attempted: Attempted, decision: Decision) -> tuple[Any, ...]:

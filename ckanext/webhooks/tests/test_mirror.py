@@ -36,6 +36,7 @@ from hypothesis.stateful import (
 )
 
 from .. import deliver, dispatch, owners, visibility
+from ..deliver import health
 from .portal import ORGANIZATIONS, USERS, Leaked, Portal, Totals, Wrong, filled
 from .receiver import Receiver
 
@@ -875,3 +876,13 @@ def test_old_versions_that_are_given_to_whoever_asks_are_found(replaced, way, mo
     monkeypatch.setattr(logged, "was_seen_then", lambda *_: True)
     with pytest.raises(Leaked):
         ASKING[way](replaced, "nobody")
+
+
+def test_what_waits_for_a_probe_does_not_wait_for_one_that_is_not_sent(portal):
+    portal.failing = ""
+    resources = [{"url": "http://example.com/a", "name": "a"}] * health.OPENS_AFTER
+    hidden = create(portal, resources=resources)
+    portal.deliver()
+    portal.call("sysadmin", "package_patch", id=hidden, state="draft")
+    portal.call("sysadmin", "package_patch", id=hidden, state="active")
+    portal.settle()
