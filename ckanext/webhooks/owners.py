@@ -444,6 +444,9 @@ NOTED = "FROM webhooks_right WHERE sequence IS NULL OR sequence > :known_up_to"
 # an OR may read them all.
 HAS_NEWS = """(EXISTS (SELECT FROM webhooks_right WHERE sequence IS NULL)
     OR EXISTS (SELECT FROM webhooks_right WHERE sequence > :known_up_to))"""
+# The number of the last change of rights, the highest there may be where it has none yet.
+LAST_NOTED = """coalesce((SELECT coalesce(sequence, 9223372036854775807) FROM webhooks_right
+    ORDER BY sequence DESC NULLS FIRST LIMIT 1), 0)"""
 _ALL_NOTED = sa.text(f"SELECT user_id, sequence, id {NOTED}")
 # Of each user, and as NULL of everybody.
 _LAST_CHANGES = sa.text(

@@ -114,6 +114,7 @@ class Sending(enum.Enum):
     STUB = "stub"  # the same, as its receiver knew them: "take it back"
     MARKER = "marker"  # that it happened, to what; not even what that was called
     NOTHING = "nothing"  # what it says may no longer be published: superseded
+    NEWEST = "newest"  # it was replaced before it could be seen: what there is now, anew
 
 
 class Replaced(enum.Enum):
@@ -175,6 +176,19 @@ def sending_again(what: Sending, replaced: Replaced, was_seen: bool) -> Sending:
     if what is Sending.CONTENT and replaced is Replaced.REFERENCE:
         return Sending.UNNAMED
     return Sending.MARKER
+
+
+def sending_late(verb: str, again: Sending) -> Sending:
+    """Say what of an event may be sent where its receiver's rights changed before it was told.
+
+    Who lost a right and has it again when the event is told could not see what was
+    written in between. That is not marked, as it is where somebody asks for it: of what
+    was replaced, what there is now is told.
+
+    :param verb: what is told: create, update or delete
+    :param again: what :func:`sending_again` says
+    """
+    return Sending.NEWEST if again is Sending.MARKER and verb != "delete" else again
 
 
 def was_seen_then(

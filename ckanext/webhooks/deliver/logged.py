@@ -36,8 +36,9 @@ class Logged:
     """An event.
 
     :param row: columns of its row, with ``source_content`` of the dataset's
-        row where that has the content, and ``is_noted``: a change of rights was
-        noted that this process did not know when it read the row
+        row where that has the content, ``is_noted``: a change of rights was
+        noted that this process did not know when it read the row, and
+        ``last_noted``: the number of the last one
     :param since: the states in which the log has the dataset from it on: a
         resource may be removed by the very change that hides its dataset
     """
@@ -92,6 +93,11 @@ class Logged:
         return is_late or self.row.held_from is not None
 
     @property
+    def is_older_than_a_right(self) -> bool:
+        """Tell whether somebody's rights changed after the event was captured."""
+        return bool(self._told_as_of < self.row.last_noted)
+
+    @property
     def _told_as_of(self) -> int:
         """The number that tells which changes of rights came after the event."""
         held_from: int | None = self.row.held_from
@@ -139,7 +145,8 @@ _EVENTS = sa.text(
             JOIN (SELECT dataset_id, min(version) AS version FROM found GROUP BY dataset_id) oldest
             ON e.dataset_id = oldest.dataset_id AND e.version >= oldest.version
         GROUP BY e.dataset_id, state, labels_before, labels)
-    SELECT found.*, since.states AS since, {owners.HAS_NEWS} AS is_noted
+    SELECT found.*, since.states AS since, {owners.HAS_NEWS} AS is_noted,
+           {owners.LAST_NOTED} AS last_noted
     FROM found LEFT JOIN (
         SELECT dataset_id, jsonb_agg(jsonb_build_array(version, state, labels_before, labels))
             AS states

@@ -23,7 +23,7 @@ from ..apart import apart
 from ..model import WebhookState, connected
 from ..model.base import may_be_of_one
 from ..topics import PING
-from ..visibility import OwnerLabels, Replaced, Sending
+from ..visibility import OwnerLabels, Replaced, Sending, sending_late
 from . import aside, held, message, settle, signing, transport, withheld
 from .attempt import Attempted, Outcome, Request
 from .books import Books
@@ -155,8 +155,9 @@ class _Rights(NamedTuple):
     """What the owners of a set of deliveries may see.
 
     :param standing: each owner, by the user's id
-    :param since: of those who are told something again, since when they have had their labels
-    :param replaced: by event id, how much of those told again something newer has replaced
+    :param since: since when those have had their labels who are told something again, or
+        something that is older than a right
+    :param replaced: by event id, how much of that something newer has replaced
     """
 
     standing: Mapping[str, owners.Owner]
@@ -178,12 +179,13 @@ class _Ends(NamedTuple):
     """What of a set is not sent.
 
     :param cancelled: by delivery id, why it is not to be sent at all
-    :param unsure: those that their owners may not see now
+    :param unsent: those that their owners may not see now, and those that were replaced
+        before their owners could see them
     :param failed: by delivery id, what prevented it, which is no endpoint's fault
     """
 
     cancelled: dict[int, str]
-    unsure: list[Due]
+    unsent: dict[Sending, list[Due]]
     failed: dict[int, Exception]
 
 
@@ -353,7 +355,7 @@ class _Drive:
         """Decide what of each delivery may still be sent, and start that."""
         entities: dict[tuple[str, Sending], str] = {}
         decided: dict[tuple[str, str, str, bool], Sending | None] = {}
-        ends = _Ends({}, [], dict(known.failed))
+        ends = _Ends({}, {Sending.NOTHING: [], Sending.NEWEST: []}, dict(known.failed))
         late = 0
         for number, delivery in enumerate(claimed.deliveries, 1):
             if number % _STARTED_TOGETHER == 0:
@@ -369,8 +371,8 @@ class _Drive:
                 what = _decided(delivery, event, known.rights, decided)
                 if what is None:
                     self._keep_waiting(claimed, delivery, known.rights.standing)
-                elif what is Sending.NOTHING:
-                    ends.unsure.append(delivery)
+                elif what in ends.unsent:
+                    ends.unsent[what].append(delivery)
                 elif claimed.is_over():
                     late += 1
                 else:
@@ -396,16 +398,16 @@ class _Drive:
     def _end(self, claimed: Claimed, ends: _Ends) -> None:
         """End what is not to be sent, and put aside what cannot be.
 
-        Of the unsure ones the owner lost rights a moment ago. Where nobody has noticed yet,
-        dispatch will tell what that means, and the lease keeps them waiting until then. The
-        others end, and what is to be told in their place is told before.
+        Of those with nothing to be sent the owner lost rights a moment ago. Where nobody has
+        noticed yet, dispatch will tell what that means, and the lease keeps them waiting until
+        then. The others end, and what is to be told in their place is told before.
         """
         for delivery_id, error in ends.failed.items():
             aside.put_aside(delivery_id, error)
         settle.cancel(ends.cancelled)
-        superseded: list[int] = []
+        superseded = [delivery.id for delivery in ends.unsent[Sending.NEWEST]]
         apart(
-            ends.unsure,
+            ends.unsent[Sending.NOTHING],
             lambda some: superseded.extend(_said_otherwise(claimed, some)),
             lambda delivery, error: aside.put_aside(delivery.id, error),
             may_be_of_one,
@@ -549,10 +551,11 @@ def _rights(deliveries: Sequence[Due], events: Mapping[str, Logged]) -> _Rights:
     """Ask what the owners of some deliveries may see."""
     # That is said by the events, in the statement that read them.
     is_noted = not events or any(event.row.is_noted for event in events.values())
-    again = [
+    old = [
         delivery
         for delivery in deliveries
-        if (event := events.get(delivery.event_id)) and event.is_told_again(delivery)
+        if (event := events.get(delivery.event_id))
+        and (event.is_older_than_a_right or event.is_told_again(delivery))
     ]
     return _Rights(
         owners.standing(
@@ -560,8 +563,8 @@ def _rights(deliveries: Sequence[Due], events: Mapping[str, Logged]) -> _Rights:
             None if is_noted else (),
             owners.PATIENCE,
         ),
-        owners.since({delivery.user_id for delivery in again}),
-        _replaced({delivery.event_id for delivery in again}),
+        owners.since({delivery.user_id for delivery in old}),
+        _replaced({delivery.event_id for delivery in old}),
     )
 
 
@@ -593,14 +596,12 @@ def _may_send(delivery: Due, event: Logged, rights: _Rights, is_again: bool) -> 
     labels = rights.standing[delivery.user_id].labels
     if labels is None:
         return None
-    if not is_again:
+    if not (is_again or event.is_older_than_a_right):
         return _sending(delivery, event, labels)
-    return event.sending_again(
-        delivery.topic.split("/")[1],
-        labels,
-        rights.since[delivery.user_id],
-        rights.replaced[delivery.event_id],
-    )
+    verb = delivery.topic.split("/")[1]
+    since, replaced = rights.since[delivery.user_id], rights.replaced[delivery.event_id]
+    again = event.sending_again(verb, labels, since, replaced)
+    return again if is_again else sending_late(verb, again)
 
 
 def _said_otherwise(claimed: Claimed, deliveries: Sequence[Due]) -> list[int]:

@@ -886,3 +886,47 @@ def test_what_waits_for_a_probe_does_not_wait_for_one_that_is_not_sent(portal):
     portal.call("sysadmin", "package_patch", id=hidden, state="draft")
     portal.call("sysadmin", "package_patch", id=hidden, state="active")
     portal.settle()
+
+
+def leave(portal: Portal, organization: str) -> None:
+    of = {"id": organization, "username": "nobody"}
+    portal.call("sysadmin", "organization_member_delete", **of)
+
+
+@pytest.fixture
+def kept(portal: Portal) -> str:
+    """Give a dataset that somebody sees as the member of an organization."""
+    join(portal, "alpha")
+    created = create(portal, private=True)
+    portal.deliver()
+    return created
+
+
+def test_who_was_away_is_not_told_what_was_replaced_meanwhile(portal, kept):
+    """No worker ran in the meantime."""
+    leave(portal, "alpha")
+    secret = {"title": portal.marker(), "name": portal.marker()}
+    portal.call("sysadmin", "package_patch", id=kept, **secret)
+    portal.call("sysadmin", "package_patch", id=kept, title="Mended", name="mended")
+    join(portal, "alpha")
+    portal.settle()
+
+
+def test_who_was_away_is_not_told_the_name_of_what_left_meanwhile(portal, kept):
+    """No worker ran in the meantime."""
+    leave(portal, "alpha")
+    portal.call("sysadmin", "package_patch", id=kept, name=portal.marker())
+    portal.call("sysadmin", "package_patch", id=kept, owner_org="beta")
+    join(portal, "alpha")
+    portal.settle()
+
+
+def test_who_was_away_is_told_what_only_others_were_given_meanwhile(portal):
+    """Its newest version is told to nobody, since nothing differs in it."""
+    join(portal, "alpha")
+    given = create(portal, private=True)
+    collaborator = {"user_id": "collaborator", "capacity": "member"}
+    portal.call("sysadmin", "package_collaborator_create", id=given, **collaborator)
+    leave(portal, "alpha")
+    join(portal, "alpha")
+    portal.settle()
