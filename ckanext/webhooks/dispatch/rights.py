@@ -259,6 +259,8 @@ def note_missed(reading: Reading) -> None:
 def _note_missed(user_ids: Sequence[str]) -> None:
     with connected() as connection:
         connection.execute(_NOTE_MISSED, {"user_ids": list(user_ids)})
+        # What they could see of that when it was told nobody knows; they stand anew later.
+        connection.execute(_FORGET, {"user_ids": list(user_ids)})
 
 
 def _log_missed(user_id: str, error: Exception) -> None:
@@ -405,6 +407,7 @@ _NOTE_MISSED = sa.text(
     UPDATE webhooks w SET missed_since = clock_timestamp() FROM found WHERE w.id = found.id
     """
 )
+_FORGET = sa.text("DELETE FROM webhooks_served WHERE user_id = ANY(CAST(:user_ids AS text[]))")
 _STAND = sa.text(
     """
     INSERT INTO webhooks_served (user_id, labels)

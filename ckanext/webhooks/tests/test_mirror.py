@@ -893,6 +893,12 @@ def leave(portal: Portal, organization: str) -> None:
     portal.call("sysadmin", "organization_member_delete", **of)
 
 
+def come_back(portal: Portal) -> None:
+    with portal.request("user restored"):
+        model.User.get("nobody").state = model.State.ACTIVE
+        model.Session.commit()
+
+
 @pytest.fixture
 def kept(portal: Portal) -> str:
     """Give a dataset that somebody sees as the member of an organization."""
@@ -929,4 +935,19 @@ def test_who_was_away_is_told_what_only_others_were_given_meanwhile(portal):
     portal.call("sysadmin", "package_collaborator_create", id=given, **collaborator)
     leave(portal, "alpha")
     join(portal, "alpha")
+    portal.settle()
+
+
+@pytest.mark.parametrize("way", ["dispatched", "not dispatched"])
+def test_who_is_restored_is_not_told_the_name_of_what_left_meanwhile(portal, way):
+    created = create(portal)
+    join(portal, "beta")
+    portal.deliver()
+    portal.call("sysadmin", "user_delete", id="nobody")
+    hidden = {"private": True, "owner_org": "beta", "name": portal.marker()}
+    portal.call("sysadmin", "package_patch", id=created, **hidden)
+    if way == "dispatched":
+        portal.deliver()
+    come_back(portal)
+    portal.deliver()
     portal.settle()
