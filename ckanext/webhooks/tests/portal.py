@@ -325,6 +325,7 @@ class Portal:
     def observe(self) -> None:
         """Ask CKAN what each user may read now."""
         rule = get_permission_labels()
+        anybodys = frozenset(rule.get_user_dataset_labels(None))
         rights = model.Session.execute(_RIGHTS).scalar_one()
         if rights != self._rights:
             self._rights = rights
@@ -342,7 +343,8 @@ class Portal:
                 self._publishable[id_] = labels
                 markers = self._markers_of(id_)
                 for reader in self._readers.values():
-                    if reader.may_see(labels):
+                    # What is public also those read whose account is deleted.
+                    if reader.may_see(labels) or not labels.isdisjoint(anybodys):
                         reader.markers |= markers
             elif package.state != model.State.DELETED:
                 self._publishable[id_] = None

@@ -951,3 +951,14 @@ def test_who_is_restored_is_not_told_the_name_of_what_left_meanwhile(portal, way
     come_back(portal)
     portal.deliver()
     portal.settle()
+
+
+def test_who_is_restored_is_told_what_was_public_meanwhile(portal):
+    """That anybody could read, without an account."""
+    created = create(portal)
+    portal.deliver()
+    portal.call("sysadmin", "user_delete", id="nobody")
+    portal.call("sysadmin", "package_patch", id=created, name=portal.marker())
+    portal.call("sysadmin", "package_patch", id=created, private=True)
+    come_back(portal)
+    portal.settle()
