@@ -247,7 +247,13 @@ def _events(seen: Any, move: _Move, now: Any) -> Iterator[Event]:
 
 def newest(connection: Connection, dataset_ids: Iterable[str]) -> dict[str, Any]:
     """Give the newest state that was told of each of some datasets, if somebody may see it."""
-    bounds = {"cursor": "", "since": _ANY_NUMBER, "moved": None, "signs": array(wellformed.SIGNS)}
+    bounds = {
+        "cursor": "",
+        "since": _ANY_NUMBER,
+        "moved": None,
+        "signs": array(wellformed.SIGNS),
+        "user_id": None,
+    }
     seen = connection.execute(_ONE, {**bounds, "ids": list(dataset_ids)})
     return {row.dataset_id: row for row in seen}
 
@@ -272,6 +278,9 @@ def event(
     :param before, after: the user knew it before; is to know it after it
     """
     entity_type, entity_id = entity
+    known = seen.facets
+    if seen.may_be_unread and not after:
+        known = {**known, "dataset": [seen.dataset_id, None]}
     return Event(
         {
             "id": str(uuid.uuid4()),
@@ -284,8 +293,8 @@ def event(
             "state": (State.ACTIVE if after else State.HIDDEN).value,
             "labels_before": seen.labels if before else None,
             "labels": seen.labels if after else None,
-            "facets_before": seen.facets,
-            "facets": seen.facets,
+            "facets_before": known,
+            "facets": known,
             "occurred_at": now,
             "captured_at": now,
             # What the user knew last may be any state before it.
@@ -339,10 +348,17 @@ _WHERE = """WHERE e.version IS NOT NULL AND e.sequence <= :since AND e.dataset_i
             SELECT FROM webhooks_event newer
             WHERE newer.dataset_id = e.dataset_id AND newer.version > e.version
                 AND newer.sequence IS NOT NULL)"""
-# The newest state of each. PostgreSQL may be unable to read what an earlier
-# version kept. What is a resource is for difference.resources, as here.
+# The newest state of each. One that was told while a change of the user's rights was noted and
+# had no number yet may have come after that change: the user may never have read what it is
+# called. PostgreSQL may be unable to read what an earlier version kept. What is a resource is for
+# difference.resources, as here.
 _SEEN = f"""
     SELECT e.id, e.dataset_id, e.labels, e.facets,
+           EXISTS (
+               SELECT FROM webhooks_right r
+               WHERE (r.user_id = CAST(:user_id AS text) OR r.user_id IS NULL)
+                   AND (r.sequence IS NULL OR r.sequence > e.sequence)
+                   AND r.noted_at <= e.dispatched_at) AS may_be_unread,
            CASE WHEN is_odd THEN e.content END AS odd_content,
            CASE WHEN NOT is_odd THEN ARRAY(
                SELECT resource ->> 'id'

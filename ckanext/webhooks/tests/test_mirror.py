@@ -927,6 +927,24 @@ def test_who_was_away_is_not_told_the_name_of_what_left_meanwhile(portal, kept):
     portal.settle()
 
 
+def test_who_loses_a_right_while_dispatch_reads_rights_is_not_told_the_name_of_what_came_since(
+    portal, kept, monkeypatch
+):
+    read = dispatch.rights._read
+
+    def read_before_all(*given: Any) -> Any:
+        found = read(*given)
+        monkeypatch.undo()
+        leave(portal, "alpha")
+        portal.call("sysadmin", "package_patch", id=kept, name=portal.marker())
+        return found
+
+    create(portal, name="another")
+    monkeypatch.setattr(dispatch.rights, "_read", read_before_all)
+    portal.deliver()
+    portal.settle()
+
+
 def test_who_was_away_is_told_what_only_others_were_given_meanwhile(portal):
     """Its newest version is told to nobody, since nothing differs in it."""
     join(portal, "alpha")
