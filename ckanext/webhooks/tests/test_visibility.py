@@ -9,6 +9,7 @@ import pytest
 
 from ..visibility import (
     ALL,
+    Audience,
     Replaced,
     Sending,
     common,
@@ -208,3 +209,13 @@ def test_content_never_goes_to_whom_it_may_not_be_shown():
             assert may is not Sending.NOTHING, "a delete publishes nothing: it always goes"
         else:
             assert may is not Sending.STUB
+
+
+def test_who_sees_a_dataset_is_found_once_for_all_of_the_same_labels():
+    """A hundred resources of a dataset cost a thousand owners no more than it does alone."""
+    audience = Audience({"member": MEMBER, "anyone": ANYONE, "admin": ALL, "nobody": NOBODY})
+    found = audience.seeing(["member-org"])
+    assert found == {"member", "admin"}
+    assert audience.seeing(("member-org",)) is found
+    assert audience.seeing(PUBLIC) == {"member", "anyone", "admin"}
+    assert audience.seeing(HIDDEN) == frozenset()

@@ -333,3 +333,17 @@ def test_one_owner_without_labels_keeps_no_other_waiting(public, monkeypatch, ca
     assert told(public) == ["dataset/create"]
     assert told(hook) == ["dataset/create"], "what was known; that waits until it is known again"
     assert "IPermissionLabels" in caplog.text
+
+
+def test_no_more_is_written_under_the_lock_than_is_quickly_done(public, monkeypatch):
+    """Others wait for it: what is left is done after they had their turn."""
+    datasets = [factories.Dataset(resources=RESOURCES)["id"] for _ in range(3)]
+    monkeypatch.setattr(running, "MAX_TOLD", 4)
+    rounds = []
+    while dispatch():
+        (row,) = execute("SELECT count(*) AS told FROM webhooks_delivery") or []
+        rounds.append(row.told)
+    assert rounds == [6, 9], "that which goes over it is the last"
+    assert {row.dataset_id for row in execute("SELECT dataset_id FROM webhooks_event") or []} == {
+        *datasets
+    }
