@@ -62,32 +62,6 @@ _HOLD = sa.text(
 )
 
 
-def put_back(connection: Connection, rows: Iterable[tuple[Due, str]]) -> None:
-    """Put deliveries that were leased for nothing where they are soon taken, behind what is due.
-
-    :param rows: each with its lease
-    """
-    leases: dict[str, list[Due]] = {}
-    for row, until in rows:
-        leases.setdefault(until, []).append(row)
-    for until, some in leases.items():
-        was = [None if row.is_gated else "now" for row in some]
-        give_back(connection, [row.id for row in some], was, until)
-    # What its clock let go was not sent.
-    if gated := {row.webhook_id for some in leases.values() for row in some if row.is_gated}:
-        connection.execute(_REOPEN, {"ids": list(gated)})
-
-
-_REOPEN = sa.text(
-    f"""{HASTILY}
-    WITH mine AS (
-        SELECT id FROM webhooks WHERE id = ANY(CAST(:ids AS text[]))
-        ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)
-    UPDATE webhooks w SET next_at = clock_timestamp() FROM mine WHERE w.id = mine.id
-    """
-)
-
-
 def take(
     connection: Connection, places: Places, count: int, seconds: float
 ) -> tuple[list[Due], Leased]:

@@ -24,7 +24,7 @@ from ..model import WebhookState, connected
 from ..model.base import may_be_of_one
 from ..topics import PING
 from ..visibility import OwnerLabels, Replaced, Sending, sending_late
-from . import aside, held, message, settle, signing, transport, withheld
+from . import aside, message, settle, signing, transport, withheld
 from .attempt import Attempted, Outcome, Request
 from .books import Books
 from .claim import LEASE_MARGIN, Claimed, claim, told_under
@@ -36,8 +36,6 @@ log = logs.logger(__name__)
 
 # While nothing ends and nobody wakes the driver, it looks for due rows so often.
 _LOOK_EVERY = 1.0
-# While a plugin is asked for the labels of somebody, it is looked so often whether it answered.
-_LISTEN_EVERY = 0.05
 # Deliveries of one claim: some 50 ms of work, for which whatever comes meanwhile
 # waits. What they refer to is in memory at once.
 _MOST_AT_ONCE = 500
@@ -139,18 +137,6 @@ class _UnderWay(NamedTuple):
     confidential: list[str]
 
 
-class _Awaited(NamedTuple):
-    """A delivery whose owner's labels a plugin is still to give.
-
-    :param until: when its lease ends, as PostgreSQL writes it
-    :param ends: the same by this process's clock
-    """
-
-    delivery: Due
-    until: str
-    ends: float
-
-
 class _Rights(NamedTuple):
     """What the owners of a set of deliveries may see.
 
@@ -207,7 +193,6 @@ class _Drive:
         self.site_url = config.site_url()
         self.places = Places(_bounds(self.engine.places))
         self.under_way: dict[int, _UnderWay] = {}
-        self.awaited: dict[int, _Awaited] = {}
         self.books = Books(self._settle, self.engine.wake)
         # Whether more may be due than was claimed, or has a place now.
         self.more = True
@@ -235,16 +220,12 @@ class _Drive:
             if self.more and self._may_claim():
                 self._collect(0)
             else:
-                look = _LISTEN_EVERY if self.awaited else _LOOK_EVERY
-                self._collect(look if again is None else min(again, look))
+                self._collect(_LOOK_EVERY if again is None else min(again, _LOOK_EVERY))
             self._check_engine()
 
     def _start(self) -> int:
         """Claim what there is room for, and start it."""
-        if not self._may_claim():
-            return 0
-        self._put_back()
-        if not self._has_reason():
+        if not self._may_claim() or not self._has_reason():
             return 0
         _wanted.clear()
         self.more = False
@@ -270,28 +251,7 @@ class _Drive:
 
     @property
     def _is_idle(self) -> bool:
-        is_awaiting = bool(self.awaited) and not self.stopping()
-        return not self.under_way and self.books.is_empty and not is_awaiting
-
-    def _put_back(self) -> None:
-        """Put back what waited for labels that are known now.
-
-        It is claimed anew, since whatever else it depends on may be otherwise by now.
-        """
-        now = time.monotonic()
-        self.awaited = {id_: one for id_, one in self.awaited.items() if one.ends > now}
-        known = owners.known({one.delivery.user_id for one in self.awaited.values()})
-        answered = [one for one in self.awaited.values() if one.delivery.user_id in known]
-        if not answered:
-            return
-        for one in answered:
-            del self.awaited[one.delivery.id]
-        self.more = True
-        try:
-            with connected() as connection:
-                held.put_back(connection, [(one.delivery, one.until) for one in answered])
-        except Exception:
-            self._put_off()
+        return not self.under_way and self.books.is_empty
 
     def _put_off(self) -> None:
         """Finish what is under way, where something cannot be asked or said now.
@@ -370,7 +330,7 @@ class _Drive:
                     continue
                 what = _decided(delivery, event, known.rights, decided)
                 if what is None:
-                    self._keep_waiting(claimed, delivery, known.rights.standing)
+                    continue  # the lease keeps it waiting
                 elif what in ends.unsent:
                     ends.unsent[what].append(delivery)
                 elif claimed.is_over():
@@ -386,14 +346,6 @@ class _Drive:
             self.more = True
             _log_late(late, claimed.seconds)
         return ends
-
-    def _keep_waiting(
-        self, claimed: Claimed, delivery: Due, standing: Mapping[str, owners.Owner]
-    ) -> None:
-        """Leave one to its lease, unless what is to be known of its owner is known before."""
-        if standing[delivery.user_id].is_awaited:
-            until, ends = claimed.until[delivery.id], claimed.monotonic + claimed.seconds
-            self.awaited[delivery.id] = _Awaited(delivery, until, ends)
 
     def _end(self, claimed: Claimed, ends: _Ends) -> None:
         """End what is not to be sent, and put aside what cannot be.
@@ -558,11 +510,7 @@ def _rights(deliveries: Sequence[Due], events: Mapping[str, Logged]) -> _Rights:
         and (event.is_older_than_a_right or event.is_told_again(delivery))
     ]
     return _Rights(
-        owners.standing(
-            {d.user_id for d in deliveries if d.user_id},
-            None if is_noted else (),
-            owners.PATIENCE,
-        ),
+        owners.standing({d.user_id for d in deliveries if d.user_id}, None if is_noted else ()),
         owners.since({delivery.user_id for delivery in old}),
         _replaced({delivery.event_id for delivery in old}),
     )
