@@ -8,14 +8,10 @@ that was taken away shows in the next send. What a plugin takes from elsewhere
 nobody notes, so no answer is kept for longer than :data:`FRESH_FOR` seconds.
 Who asks for something in the web process gets what that person may see at
 that moment.
-
-A plugin may take its time. Who has others to serve says how long it waits; the
-plugin is asked on beside it, one user after the other, in a thread.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -35,12 +31,6 @@ from .visibility import ALL, OwnerLabels
 log = logs.logger(__name__)
 
 FRESH_FOR = 5.0
-# So long (seconds) who has others to serve waits for a plugin: what answers from memory, or from
-# the next machine, is known by then.
-PATIENCE = 0.05
-# Asking so long (seconds) is worth a line in the log, and so often.
-_LONG = 1.0
-_SAY_EVERY = 60.0
 
 _NOBODY = frozenset[str]()
 
@@ -54,13 +44,11 @@ class Owner:
         be concluded from it
     :param exists: the user is there and active
     :param may_subscribe: the user meets ``minimum_auth``
-    :param is_awaited: the labels are not known yet, since a plugin is still to give them
     """
 
     labels: OwnerLabels | None
     exists: bool
     may_subscribe: bool
-    is_awaited: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,88 +64,58 @@ class Since:
     sequence: int | None
 
 
-# User, None for everybody, number, None where there is none yet, and id of changes of rights.
-Noted = Collection[tuple[str | None, int | None, int]]
+# User, None for everybody, and number, None where there is none yet, of changes of rights.
+Noted = Collection[tuple[str | None, int | None]]
 
-# With when it was read, by this process's clock.
 _cache: dict[str, tuple[float, Owner]] = {}
-# The number of the last time that something was forgotten; and by user, None for everybody, that
-# of the last time that it was this user's: another thread may be reading what it was then.
-_forgetting = 0
-_forgotten: dict[str | None, int] = {None: 0}
+# How often something was forgotten: another thread may be reading what it was then.
+_forgotten = 0
 # The highest number among the changes of rights that this process knows.
 _known_up_to = 0
-# The ids of those that it knows and that had no number then.
-_open: set[int] = set()
-# Users whose labels a plugin is asked for, with when that was wished; and seconds of the last time.
-_wished: dict[str, float] = {}
-_took: dict[str, float] = {}
-_is_asking = False
-# For all of these.
-_changed = threading.Condition()
 
 
-def standing(
-    user_ids: Iterable[str], noted: Noted | None = None, patience: float | None = None
-) -> dict[str, Owner]:
+def standing(user_ids: Iterable[str], noted: Noted | None = None) -> dict[str, Owner]:
     """Give each user's rights: as they are inside CKAN, of elsewhere :data:`FRESH_FOR` s old.
 
     :param noted: what :data:`NOTED` has given a moment ago, None to ask for it; nothing also for
         those who are not in the cache
-    :param patience: seconds to wait for a plugin, 0 to ask none, and None for as long as it takes;
-        labels that are not known by then are :attr:`Owner.is_awaited`
     """
     wanted = set(user_ids)
     _forget_what_changed(_ask_what_was_noted() if noted is None else noted)
-    known = _known(wanted)
-    unknown = wanted - known.keys()
-    if not unknown:
-        return known
-    errors: dict[str, Exception] = {}
-    read = _read(unknown, errors, is_patient=patience is None)
-    if patience is None:
-        _log_asking({id_: _took.get(id_, 0.0) for id_ in unknown}, errors)
-    elif patience and (awaited := {id_ for id_, owner in read.items() if owner.is_awaited}):
-        read.update(_wait_for(awaited, patience))
+    if not wanted:
+        return {}
+    forgotten = _forgotten
+    now = time.monotonic()
+    for user_id, (read_at, _owner) in list(_cache.items()):
+        if now - read_at > FRESH_FOR:
+            _cache.pop(user_id, None)
+    known = {id_: owner for id_, (_, owner) in list(_cache.items()) if id_ in wanted}
+    read = _read(wanted - known.keys())
+    if forgotten == _forgotten:
+        _cache.update({id_: (now, owner) for id_, owner in read.items()})
     return {**known, **read}
 
 
-def known(user_ids: Iterable[str]) -> set[str]:
-    """Name those of some users for whom no plugin has to be asked now."""
-    return set(_known(user_ids))
-
-
-def _known(user_ids: Iterable[str]) -> dict[str, Owner]:
-    oldest = time.monotonic() - FRESH_FOR
-    with _changed:
-        for user_id, (read_at, _owner) in list(_cache.items()):
-            if read_at < oldest:
-                del _cache[user_id]
-        return {id_: _cache[id_][1] for id_ in user_ids if id_ in _cache}
-
-
-def standing_now(user_ids: Collection[str], patience: float | None = None) -> dict[str, Owner]:
+def standing_now(user_ids: Collection[str]) -> dict[str, Owner]:
     """Give each user's rights as they are at this moment."""
     forget(user_ids)
-    return standing(user_ids, (), patience)
+    return standing(user_ids, noted=())
 
 
 def forget(user_ids: Collection[str] | None = None) -> None:
     """Forget answers (every one, or those of some users): the next is of that moment."""
-    global _known_up_to, _open
+    global _known_up_to
     if user_ids is None:
-        _known_up_to, _open = 0, set()
+        _known_up_to = 0
     _forget(user_ids)
 
 
 def _forget(user_ids: Collection[str] | None) -> None:
-    global _forgetting
-    with _changed:
-        _forgetting += 1
-        for user_id in (None,) if user_ids is None else user_ids:
-            _forgotten[user_id] = _forgetting
-        for user_id in list(_cache) if user_ids is None else user_ids:
-            _cache.pop(user_id, None)
+    global _forgotten
+    if user_ids is None or user_ids:
+        _forgotten += 1
+    for user_id in list(_cache) if user_ids is None else user_ids:
+        _cache.pop(user_id, None)
 
 
 def since(user_ids: Collection[str]) -> dict[str, Since]:
@@ -202,23 +160,17 @@ def known_up_to() -> int:
 def _ask_what_was_noted() -> Noted:
     with connected() as connection:
         rows = connection.execute(_ALL_NOTED, {"known_up_to": _known_up_to})
-        return [(row.user_id, row.sequence, row.id) for row in rows]
+        return [(row.user_id, row.sequence) for row in rows]
 
 
 def _forget_what_changed(noted: Noted) -> None:
-    """Forget the answers about those of whom a change was noted since this process last looked.
-
-    Once while a change has no number yet: what takes long to ask for would never be known.
-    """
-    global _known_up_to, _open
+    """Forget the answers about those of whom a change was noted since this process last looked."""
+    global _known_up_to
     if noted:
-        with _changed:
-            new = [user for user, number, id_ in noted if number or id_ not in _open]
-            users = [user_id for user_id in new if user_id is not None]
-            _forget(users if len(users) == len(new) else None)
-            # What has no number yet is seen again when it has.
-            _known_up_to = max(_known_up_to, *(sequence or 0 for _, sequence, _ in noted))
-            _open = {id_ for _, sequence, id_ in noted if sequence is None}
+        users = [user_id for user_id, _ in noted if user_id is not None]
+        _forget(users if len(users) == len(noted) else None)
+        # What has no number yet is seen again when it has.
+        _known_up_to = max(_known_up_to, *(sequence or 0 for _, sequence in noted))
 
 
 def meets_minimum_auth(user: Any) -> bool:
@@ -233,101 +185,19 @@ def meets_minimum_auth(user: Any) -> bool:
     return bool(user.sysadmin or _meeting_minimum_auth([user.id]))
 
 
-def _read(
-    user_ids: Collection[str], errors: dict[str, Exception], is_patient: bool
-) -> dict[str, Owner]:
-    """Read rights, and keep them.
-
-    :param errors: where those of plugins are put
-    :param is_patient: plugins are asked; else those are awaited of whom a plugin would have to be
-    """
-    began = _forgetting
+def _read(user_ids: Collection[str]) -> dict[str, Owner]:
+    if not user_ids:  # mostly all are known, and to ask what plugins say takes its time, too
+        return {}
     found = dict.fromkeys(user_ids, Owner(_NOBODY, exists=False, may_subscribe=False))
     active = _rows(_ACTIVE, user_ids)
     for user in active:
         found[user.id] = Owner(ALL, exists=True, may_subscribe=True)
     others = [user.id for user in active if not user.sysadmin]
+    labels = _labels(others)
     subscribing = _meeting_minimum_auth(others)
-    plugin = lib_plugins.get_permission_labels()
-    is_awaited = not is_patient and not _is_ckans_own(plugin)
-    labels: Mapping[str, frozenset[str] | None] = (
-        dict.fromkeys(others) if is_awaited else _labels(plugin, others, errors)
-    )
     for user_id in others:
-        found[user_id] = Owner(labels[user_id], True, user_id in subscribing, is_awaited)
-    with _changed:
-        # From the end: else what takes longer than an answer is kept would never be known.
-        read_at = time.monotonic()
-        for user_id, owner in found.items():
-            if not owner.is_awaited and began >= max(_forgotten.get(user_id, 0), _forgotten[None]):
-                _cache[user_id] = (read_at, owner)
+        found[user_id] = Owner(labels[user_id], True, user_id in subscribing)
     return found
-
-
-def _wait_for(user_ids: Collection[str], patience: float) -> dict[str, Owner]:
-    """Have a plugin be asked for labels, and give those that are known in time."""
-    global _is_asking
-    with _changed:
-        for user_id in user_ids:
-            _wished.setdefault(user_id, time.monotonic())
-        if not _is_asking:
-            threading.Thread(target=_ask_plugin, name="webhooks-labels", daemon=True).start()
-            _is_asking = True
-        _changed.wait_for(lambda: _wished.keys().isdisjoint(user_ids), patience)
-    return _known(user_ids)
-
-
-def _ask_plugin() -> None:
-    """Ask for the labels of all for whom that is wished, and log what failed and what took long."""
-    took: dict[str, float] = {}
-    errors: dict[str, Exception] = {}
-    say_at = time.monotonic() + _SAY_EVERY
-    while (user_id := _next_to_ask()) is not None:
-        is_over = False
-        try:
-            _read([user_id], errors, is_patient=True)
-        except Exception as error:
-            errors[user_id], is_over = error, True
-        model.Session.remove()
-        took[user_id] = _took.get(user_id, 0.0)
-        with _changed:
-            if user_id in _cache or is_over:
-                del _wished[user_id]
-            else:  # changed meanwhile
-                _wished[user_id] = time.monotonic()
-            _changed.notify_all()
-        if time.monotonic() >= say_at:
-            _log_asking(took, errors)
-            took, errors, say_at = {}, {}, time.monotonic() + _SAY_EVERY
-    _log_asking(took, errors)
-
-
-def _next_to_ask() -> str | None:
-    """Name who is next: a quick one goes before a slow one, unless that has waited so much longer.
-
-    :returns: None where nobody is, so that the thread ends
-    """
-    global _is_asking
-    with _changed:
-        _is_asking = bool(_wished)
-        return min(_wished, key=lambda id_: _wished[id_] + _took.get(id_, 0.0), default=None)
-
-
-def _log_asking(took: Mapping[str, float], errors: Mapping[str, Exception]) -> None:
-    if errors:
-        _log_unknown(errors)
-    if sum(took.values()) >= _LONG:
-        slowest = max(took, key=took.__getitem__)
-        log.warning(
-            "webhooks [%s]: the permission labels of %d users took %.1f s, those of %s alone"
-            " %.1f s. What is for these users waits for that; everything else goes on. Look at"
-            " plugins that implement IPermissionLabels.",
-            uuid.uuid4(),
-            len(took),
-            sum(took.values()),
-            slowest,
-            took[slowest],
-        )
 
 
 def _meeting_minimum_auth(user_ids: Collection[str]) -> set[str]:
@@ -338,12 +208,11 @@ def _meeting_minimum_auth(user_ids: Collection[str]) -> set[str]:
     return {row.user_id for row in _rows(_MEMBERS, user_ids, capacities=capacities)}
 
 
-def _labels(
-    plugin: Any, user_ids: Collection[str], errors: dict[str, Exception]
-) -> Mapping[str, frozenset[str] | None]:
+def _labels(user_ids: Collection[str]) -> Mapping[str, frozenset[str] | None]:
+    plugin = lib_plugins.get_permission_labels()
     if _is_ckans_own(plugin):
         return _labels_of_all(user_ids)
-    return _labels_of_each(plugin, user_ids, errors)
+    return _labels_of_each(plugin, user_ids)
 
 
 def _is_ckans_own(labels: Any) -> bool:
@@ -383,18 +252,17 @@ def _labels_of_all(user_ids: Collection[str]) -> dict[str, frozenset[str]]:
     return {user_id: frozenset(labels) for user_id, labels in found.items()}
 
 
-def _labels_of_each(
-    plugin: Any, user_ids: Collection[str], errors: dict[str, Exception]
-) -> dict[str, frozenset[str] | None]:
+def _labels_of_each(plugin: Any, user_ids: Collection[str]) -> dict[str, frozenset[str] | None]:
     """Ask a plugin; one user's labels that cannot be read keep no other waiting."""
     found: dict[str, frozenset[str] | None] = {}
+    errors: dict[str, Exception] = {}
     for user_id in user_ids:
-        began = time.monotonic()
         try:
             found[user_id] = _labels_of_one(plugin, user_id)
         except Exception as error:
             found[user_id], errors[user_id] = None, error
-        _took[user_id] = time.monotonic() - began
+    if errors:
+        _log_unknown(errors)
     return found
 
 
@@ -447,7 +315,7 @@ HAS_NEWS = """(EXISTS (SELECT FROM webhooks_right WHERE sequence IS NULL)
 # The number of the last change of rights, the highest there may be where it has none yet.
 LAST_NOTED = """coalesce((SELECT coalesce(sequence, 9223372036854775807) FROM webhooks_right
     ORDER BY sequence DESC NULLS FIRST LIMIT 1), 0)"""
-_ALL_NOTED = sa.text(f"SELECT user_id, sequence, id {NOTED}")
+_ALL_NOTED = sa.text(f"SELECT user_id, sequence {NOTED}")
 # Of each user, and as NULL of everybody.
 _LAST_CHANGES = sa.text(
     """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,12 +23,6 @@ from ..visibility import OwnerLabels, common, owner_labels, stored_labels
 from . import write
 
 Result = TypeVar("Result")
-
-# Owners whose labels a plugin was still to give when rights were read last.
-_awaited: set[str] = set()
-# Owners whose labels were not those that they are told under, with what these were: what a plugin
-# has said since then is newer.
-_doubted: Mapping[str, Any] = {}
 
 log = logs.logger(__name__)
 
@@ -87,18 +81,15 @@ class _Outdated(Exception):
     """Somebody has webhooks who had none when rights were read."""
 
 
-def under_reading(
-    work: Callable[[Reading], Result], asking: Collection[str] | None = None
-) -> Result:
+def under_reading(work: Callable[[Reading], Result]) -> Result:
     """Read what owners may see, and do a work of one transaction with that.
 
     :param work: may raise what :func:`notice` raises where it has to be done anew
-    :param asking: for whom plugins are asked, None for all; of others there is what is known
     """
     while True:
         notes, rows = _ask(always=True)
         try:
-            return work(_read(notes, rows, asking))
+            return work(_read(notes, rows))
         except _Outdated:
             pass
 
@@ -126,50 +117,34 @@ def _ask(always: bool) -> tuple[Any, Sequence[Any]]:
     return notes, [row for row in rows if row.user_id is not None]
 
 
-def _read(notes: Any, rows: Sequence[Any], asking: Collection[str] | None = None) -> Reading:
-    """Ask CKAN what owners may see: what is noted from now on may not be known to its answers.
-
-    Whose labels a plugin does not give in time is told under those of before. Who has none of
-    before, as after an upgrade, would miss what is told now, and is waited for, once.
-    """
-    global _awaited, _doubted
+def _read(notes: Any, rows: Sequence[Any]) -> Reading:
+    """Ask CKAN what owners may see: what is noted from now on may not be known to its answers."""
     served = {row.user_id: (row.labels, row.next_labels) for row in rows}
-    new = {row.user_id for row in rows if row.labels is None}
-    asked = served.keys() - new if asking is None else served.keys() & asking
-    standing = owners.standing(new, notes.noted or ())
-    standing.update(owners.standing(served.keys() - new - asked, (), 0.0))
-    standing.update(owners.standing(asked, (), owners.PATIENCE))
+    standing = owners.standing(served, notes.noted or ())
     # Another worker may have asked CKAN later than this one.
-    changed = {
-        row.user_id: served[row.user_id]
+    changed = [
+        row.user_id
         for row in rows
         if row.next_labels is None
         and row.labels is not None
         and (labels := standing[row.user_id].labels) is not None
         and stored_labels(labels) != row.labels
-    }
-    doubted = [id_ for id_ in changed if changed[id_] != _doubted.get(id_)]
-    standing.update(owners.standing_now(doubted, owners.PATIENCE))
-    awaited = {id_ for id_, owner in standing.items() if owner.is_awaited}
-    _awaited = awaited & {*asked, *doubted}
-    still = {**_doubted, **changed}
-    _doubted = {id_: still[id_] for id_ in still if id_ in changed or id_ in awaited}
+    ]
+    standing.update(owners.standing_now(changed))
     # Owners who may not subscribe any more are paused by the sweep; until
     # then nothing is written for them, and that is noted.
     subscribing = {id_: owner for id_, owner in standing.items() if owner.may_subscribe}
     return Reading(subscribing, frozenset(served), served, notes.ids or [], notes.number)
 
 
-def _under_reading_apart(
-    work: Callable[[Reading], None], asking: Collection[str] | None = None
-) -> None:
+def _under_reading_apart(work: Callable[[Reading], None]) -> None:
     """Do so; where it fails for owners who cannot be served, without these."""
     try:
-        under_reading(work, asking)
+        under_reading(work)
     except Exception as error:
         if not may_be_of_one(error) or not put_aside_unservable():
             raise
-        under_reading(work, asking)
+        under_reading(work)
 
 
 def put_aside_unservable() -> bool:
@@ -219,16 +194,10 @@ def _notice_rights(reading: Reading) -> None:
 
 
 def notice_noted() -> None:
-    """Do so, and give the changes of rights that were noted their number, if there are any.
-
-    Also where a plugin has given the labels of somebody since rights were read.
-    """
+    """Do so, and give the changes of rights that were noted their number, if there are any."""
     with connected() as connection:
         is_noted = connection.execute(_IS_UNNUMBERED).scalar_one()
-    if owners.known(_awaited):
-        # For these alone: else there would always be somebody whose answer is old again.
-        _under_reading_apart(_notice_rights, _awaited)
-    elif is_noted:
+    if is_noted:
         _under_reading_apart(_notice_noted)
 
 
@@ -374,8 +343,8 @@ _NOTES_AND_OWNERS = sa.text(
                coalesce((SELECT max(sequence) FROM webhooks_right), 0) AS number,
                {_WAITS} AS is_waiting
         FROM webhooks_right WHERE sequence IS NULL)
-    SELECT ids, number, is_waiting, CASE WHEN :always OR is_waiting THEN (SELECT
-               json_agg(json_build_array(user_id, sequence, id)) {owners.NOTED}) END AS noted,
+    SELECT ids, number, is_waiting, CASE WHEN :always OR is_waiting THEN (
+               SELECT json_agg(json_build_array(user_id, sequence)) {owners.NOTED}) END AS noted,
            NULL AS user_id, NULL AS labels, NULL AS next_labels FROM notes
     UNION ALL
     SELECT NULL, NULL, NULL, NULL, user_id, labels, next_labels FROM ({_OF_OWNERS}) owner

@@ -20,8 +20,7 @@ def pause_and_resume() -> None:
                 " WHERE state IN ('active', 'paused')"
             )
         ).all()
-    # Labels do not matter here.
-    standing = owners.standing({row.user_id for row in rows}, patience=0.0)
+    standing = owners.standing({row.user_id for row in rows})
     reasons = {user_id: _reason(owner) for user_id, owner in standing.items()}
     pause = {r.user_id for r in rows if reasons[r.user_id] not in (None, r.state_reason)}
     resume = {

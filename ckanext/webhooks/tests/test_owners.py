@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 
 import ckan.plugins as p
 import pytest
@@ -280,92 +279,6 @@ def test_labels_that_cannot_be_read_are_unknown_and_nobody_elses(directory, capl
     assert "the_directory_is_away" in str(line.exc_info)
     directory.away_for.clear()
     assert read(users[0]).labels == {"public", f"creator-{users[0]}"}
-
-
-class TestAPluginThatTakesItsTime:
-    def test_an_answer_is_kept_from_when_it_is_there(self, directory, monkeypatch):
-        user = factories.User()["id"]
-        now = 1000.0
-        usual = directory.get_user_dataset_labels
-
-        def slow(user_obj):
-            nonlocal now
-            now += 4 * owners.FRESH_FOR
-            return usual(user_obj)
-
-        monkeypatch.setattr(owners.time, "monotonic", lambda: now)
-        monkeypatch.setattr(directory, "get_user_dataset_labels", slow)
-        owners.forget()
-        for _ in range(2):
-            assert owners.standing([user])[user].labels == {"public", f"creator-{user}"}
-        assert directory.asked == [user]
-
-    def test_what_changes_meanwhile_makes_the_answer_of_that_user_void(
-        self, directory, monkeypatch
-    ):
-        users = [factories.User()["id"] for _ in range(2)]
-        usual = directory.get_user_dataset_labels
-
-        def overtaken(user_obj):
-            owners.forget([users[0]])
-            return usual(user_obj)
-
-        monkeypatch.setattr(directory, "get_user_dataset_labels", overtaken)
-        owners.forget()
-        for _ in range(2):
-            owners.standing(users)
-        assert sorted(directory.asked) == sorted([*users, users[0]])
-
-    def test_who_needs_no_slow_answer_waits_for_none(self, directory, caplog, monkeypatch):
-        monkeypatch.setattr(owners, "_LONG", 0.2)
-        slow, quick = (factories.User()["id"] for _ in range(2))
-        sysadmin = factories.Sysadmin()["id"]
-        directory.takes = {slow: 0.5}
-        owners.forget()
-        owners.standing([quick])
-        began = time.monotonic()
-        found = owners.standing([slow, quick, sysadmin], patience=0.1)
-        assert time.monotonic() - began < 0.4
-        assert found[slow] == owners.Owner(None, True, True, is_awaited=True)
-        assert found[sysadmin].labels is ALL
-        assert found[quick].labels == {"public", f"creator-{quick}"}
-        assert owners.standing([slow], patience=5.0)[slow].labels == {"public", f"creator-{slow}"}
-        assert directory.asked == [quick, slow], "once"
-        until(lambda: "permission labels of 1 users took 0." in caplog.text)
-        assert slow in caplog.text and "IPermissionLabels" in caplog.text
-
-    def test_a_quick_one_overtakes_the_slow_that_wait(self, directory, monkeypatch):
-        *slow, quick = (factories.User()["id"] for _ in range(4))
-        directory.takes = dict.fromkeys(slow, 0.3)
-        for user_id in slow:
-            monkeypatch.setitem(owners._took, user_id, 60.0)
-        owners.forget()
-        owners.standing(slow, patience=0.01)
-        until(lambda: directory.asked)
-        assert owners.standing([quick], patience=5.0)[quick].labels
-        assert directory.asked == [directory.asked[0], quick]
-        assert not any(owner.is_awaited for owner in owners.standing(slow, patience=5.0).values())
-
-    def test_what_cannot_be_asked_at_all_ends_the_waiting(self, directory, monkeypatch, caplog):
-        user = factories.User()["id"]
-        ask = owners._labels
-
-        def fail(*asked):
-            monkeypatch.setattr(owners, "_labels", ask)
-            raise ValueError
-
-        monkeypatch.setattr(owners, "_labels", fail)
-        owners.forget()
-        assert owners.standing([user], patience=5.0)[user].is_awaited
-        until(lambda: "permission labels of 1 users cannot be read" in caplog.text)
-        assert owners.standing([user], patience=5.0)[user].labels
-
-
-def until(is_so) -> None:
-    end = time.monotonic() + 5
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("method", ["get_actions", "get_auth_functions"])

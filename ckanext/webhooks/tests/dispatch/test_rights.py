@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import sqlalchemy as sa
 from ckan import model
@@ -12,7 +10,7 @@ from ckan.tests.helpers import call_action
 
 from ... import owners, sweep, tasks
 from ...deliver import deliver_due
-from ...dispatch import dispatch, move_on, moves, newest, notice_rights, tell_newest
+from ...dispatch import move_on, moves, newest, notice_rights, tell_newest
 from ...model import Delivery, Kind, Webhook, ping_row, transaction
 from ..aside import kinds, put_aside, try_again
 from ..callers import call, execute, join, leave
@@ -483,41 +481,6 @@ def test_others_are_told_while_one_owners_labels_cannot_be_read(receiver, user, 
     owners.forget()
     factories.Dataset()
     assert [body["webhook_id"] for body in told(receiver)] == [mine]
-
-
-def test_one_owners_slow_labels_keep_no_change_from_being_told(receiver, user, directory):
-    subscribe(receiver, user, topic="dataset/create")
-    told(receiver)
-    owners.forget()
-    directory.takes = {user["id"]: 0.5}
-    factories.Dataset()
-    began = time.monotonic()
-    assert dispatch().changes == 1
-    assert time.monotonic() - began < 0.4
-    assert execute("SELECT topic FROM webhooks_delivery") == [("dataset/create",)]
-
-
-@pytest.mark.parametrize("is_noted", [True, False])
-def test_what_slow_labels_add_and_take_is_told_when_they_are_known(
-    receiver, user, organization, directory, is_noted
-):
-    subscribe(receiver, user, topic="*")
-    private(organization)
-    assert told(receiver) == []
-    directory.takes = {user["id"]: 0.2}
-    for change, expected in ((join, CREATED), (leave, DELETED)):
-        change(organization, user)
-        if not is_noted:
-            execute("DELETE FROM webhooks_right")
-            owners.forget()
-            notice_rights()
-        receiver.clear()
-        end = time.monotonic() + 5
-        while not receiver.requests:
-            tasks.work_once()
-            assert time.monotonic() < end
-            time.sleep(0.05)
-        assert sorted(r.json["topic"] for r in receiver.requests) == expected
 
 
 def test_a_ping_says_nothing_of_datasets_and_is_sent_whatever_may_be_read(
