@@ -36,7 +36,7 @@ def check_certificates(path: str) -> None:
     """:raises ValueError: nothing can be verified by what is there"""
     try:
         about = os.stat(path)
-        wrong = _wrong_with_certificates(path, about.st_mtime_ns, about.st_size)
+        wrong = _wrong_with_certificates(path, about.st_ctime_ns, about.st_size)
     except OSError as error:
         wrong = error.strerror
     if wrong:
@@ -48,7 +48,7 @@ def check_certificates(path: str) -> None:
 
 # Each drive of deliveries asks, and to read a system's bundle takes longer than a handshake.
 @functools.lru_cache(maxsize=1)
-def _wrong_with_certificates(path: str, _modified: int, _size: int) -> str | None:
+def _wrong_with_certificates(path: str, _changed: int, _size: int) -> str | None:
     try:
         ssl.create_default_context(cafile=path)
     except ssl.SSLError as error:

@@ -64,14 +64,18 @@ class Since:
     sequence: int | None
 
 
-# User, None for everybody, and number, None where there is none yet, of changes of rights.
-Noted = Collection[tuple[str | None, int | None]]
+# User, None for everybody, number, None where there is none yet, and id of changes of rights.
+Noted = Collection[tuple[str | None, int | None, int]]
 
 _cache: dict[str, tuple[float, Owner]] = {}
+# Labels of who has not logged in, and until when they are not asked for again.
+_of_anybody: tuple[float, frozenset[str]] = (0.0, frozenset())
 # How often something was forgotten: another thread may be reading what it was then.
 _forgotten = 0
 # The highest number among the changes of rights that this process knows.
 _known_up_to = 0
+# The ids of those that it knows and that have no number yet.
+_open: set[int] = set()
 
 
 def standing(user_ids: Iterable[str], noted: Noted | None = None) -> dict[str, Owner]:
@@ -92,7 +96,9 @@ def standing(user_ids: Iterable[str], noted: Noted | None = None) -> dict[str, O
     known = {id_: owner for id_, (_, owner) in list(_cache.items()) if id_ in wanted}
     read = _read(wanted - known.keys())
     if forgotten == _forgotten:
-        _cache.update({id_: (now, owner) for id_, owner in read.items()})
+        # From the end: else what takes longer than an answer is kept would never be known.
+        read_at = time.monotonic()
+        _cache.update({id_: (read_at, owner) for id_, owner in read.items()})
     return {**known, **read}
 
 
@@ -104,9 +110,9 @@ def standing_now(user_ids: Collection[str]) -> dict[str, Owner]:
 
 def forget(user_ids: Collection[str] | None = None) -> None:
     """Forget answers (every one, or those of some users): the next is of that moment."""
-    global _known_up_to
+    global _known_up_to, _open, _of_anybody
     if user_ids is None:
-        _known_up_to = 0
+        _known_up_to, _open, _of_anybody = 0, set(), (0.0, _NOBODY)
     _forget(user_ids)
 
 
@@ -139,10 +145,16 @@ def since(user_ids: Collection[str]) -> dict[str, Since]:
 
 def _anybodys(plugin: Any) -> frozenset[str]:
     """Give the labels of who has not logged in; none where they cannot be read."""
+    global _of_anybody
+    until, labels = _of_anybody
+    if time.monotonic() < until:
+        return labels
     try:
-        return _labels_of_one(plugin, None)
+        labels = _labels_of_one(plugin, None)
     except Exception:
-        return _NOBODY
+        labels = _NOBODY
+    _of_anybody = (time.monotonic() + FRESH_FOR, labels)
+    return labels
 
 
 def _last_of(changes: Collection[Any]) -> int | None:
@@ -160,17 +172,22 @@ def known_up_to() -> int:
 def _ask_what_was_noted() -> Noted:
     with connected() as connection:
         rows = connection.execute(_ALL_NOTED, {"known_up_to": _known_up_to})
-        return [(row.user_id, row.sequence) for row in rows]
+        return [(row.user_id, row.sequence, row.id) for row in rows]
 
 
 def _forget_what_changed(noted: Noted) -> None:
-    """Forget the answers about those of whom a change was noted since this process last looked."""
-    global _known_up_to
+    """Forget the answers about those of whom a change was noted since this process last looked.
+
+    Once while a change has no number: what takes long to ask for would never be known.
+    """
+    global _known_up_to, _open
     if noted:
-        users = [user_id for user_id, _ in noted if user_id is not None]
-        _forget(users if len(users) == len(noted) else None)
+        new = [user for user, number, id_ in noted if number is not None or id_ not in _open]
+        users = [user_id for user_id in new if user_id is not None]
+        _forget(users if len(users) == len(new) else None)
         # What has no number yet is seen again when it has.
-        _known_up_to = max(_known_up_to, *(sequence or 0 for _, sequence in noted))
+        _known_up_to = max(_known_up_to, *(sequence or 0 for _, sequence, _ in noted))
+        _open = {id_ for _, sequence, id_ in noted if sequence is None}
 
 
 def meets_minimum_auth(user: Any) -> bool:
@@ -315,7 +332,7 @@ HAS_NEWS = """(EXISTS (SELECT FROM webhooks_right WHERE sequence IS NULL)
 # The number of the last change of rights, the highest there may be where it has none yet.
 LAST_NOTED = """coalesce((SELECT coalesce(sequence, 9223372036854775807) FROM webhooks_right
     ORDER BY sequence DESC NULLS FIRST LIMIT 1), 0)"""
-_ALL_NOTED = sa.text(f"SELECT user_id, sequence {NOTED}")
+_ALL_NOTED = sa.text(f"SELECT user_id, sequence, id {NOTED}")
 # Of each user, and as NULL of everybody.
 _LAST_CHANGES = sa.text(
     """

@@ -19,6 +19,7 @@ from ..visibility import (
     publishable,
     sending,
     sending_again,
+    sending_late,
     was_seen_then,
 )
 
@@ -81,6 +82,20 @@ class Logged:
             Replaced.ALL if verb == "delete" else replaced,
             was_seen_then(published, since.lasting, self._told_as_of, since.sequence),
         )
+
+    def sending_old(
+        self, verb: str, labels: OwnerLabels, since: Since, replaced: Replaced, is_again: bool
+    ) -> Sending:
+        """Say so of a delivery for which :meth:`is_old`.
+
+        :param is_again: what :meth:`is_told_again` says of it
+        """
+        again = self.sending_again(verb, labels, since, replaced)
+        return again if is_again else sending_late(verb, again)
+
+    def is_old(self, delivery: Any) -> bool:
+        """Tell whether its owner may not have seen what it says when that was the newest."""
+        return self.is_older_than_a_right or self.is_told_again(delivery)
 
     def is_told_again(self, delivery: Any) -> bool:
         """Tell whether a delivery was asked for, rather than written when the event was told.

@@ -23,7 +23,7 @@ from ..apart import apart
 from ..model import WebhookState, connected
 from ..model.base import may_be_of_one
 from ..topics import PING
-from ..visibility import OwnerLabels, Replaced, Sending, sending_late
+from ..visibility import OwnerLabels, Replaced, Sending
 from . import aside, message, settle, signing, transport, withheld
 from .attempt import Attempted, Outcome, Request
 from .books import Books
@@ -86,8 +86,8 @@ def deliver_due(tell_newest: Telling, stopping: Callable[[], bool] = lambda: Fal
     return made
 
 
-def _opened_engine() -> transport.Engine:
-    """Give the engine for the settings of now."""
+def _opened_engine() -> tuple[transport.Engine, transport.Settings]:
+    """Give the engine for the settings of now, and these."""
     global _engine, _engine_settings
     wanted = (
         transport.Settings(tuple(config.allowed_networks()), config.proxy(), config.ca_bundle()),
@@ -96,7 +96,7 @@ def _opened_engine() -> transport.Engine:
     if _engine is None or _engine_settings != wanted:
         _close_engine()
         _engine, _engine_settings = transport.open_engine(*wanted), wanted
-    return _engine
+    return _engine, wanted[0]
 
 
 def _close_engine() -> None:
@@ -185,7 +185,7 @@ class _Drive:
     def __init__(self, tell_newest: Telling, stopping: Callable[[], bool]) -> None:
         self.tell_newest = tell_newest
         self.stopping = stopping
-        self.engine = _opened_engine()
+        self.engine, self.settings = _opened_engine()
         self.timeout = config.timeout()
         self.schedule = config.retry_schedule()
         self.disable_after = config.disable_after()
@@ -340,7 +340,7 @@ class _Drive:
             except Exception as error:
                 if delivery.topic == PING:  # somebody waits for what comes of it
                     self._note_failure(claimed, delivery, error)
-                else:
+                elif not isinstance(error, transport.NobodyTrusted):  # the lease keeps it waiting
                     ends.failed[delivery.id] = error
         if late:
             self.more = True
@@ -390,6 +390,7 @@ class _Drive:
 
         :raises Exception: it cannot be written or signed, which is no endpoint's fault
         """
+        transport.check_trust(delivery.url, self.settings)
         event = claimed.events.get(delivery.event_id)
         sent_at = int(claimed.now())
         if event is None:
@@ -506,8 +507,7 @@ def _rights(deliveries: Sequence[Due], events: Mapping[str, Logged]) -> _Rights:
     old = [
         delivery
         for delivery in deliveries
-        if (event := events.get(delivery.event_id))
-        and (event.is_older_than_a_right or event.is_told_again(delivery))
+        if (event := events.get(delivery.event_id)) and event.is_old(delivery)
     ]
     return _Rights(
         owners.standing({d.user_id for d in deliveries if d.user_id}, None if is_noted else ()),
@@ -548,8 +548,7 @@ def _may_send(delivery: Due, event: Logged, rights: _Rights, is_again: bool) -> 
         return _sending(delivery, event, labels)
     verb = delivery.topic.split("/")[1]
     since, replaced = rights.since[delivery.user_id], rights.replaced[delivery.event_id]
-    again = event.sending_again(verb, labels, since, replaced)
-    return again if is_again else sending_late(verb, again)
+    return event.sending_old(verb, labels, since, replaced, is_again)
 
 
 def _said_otherwise(claimed: Claimed, deliveries: Sequence[Due]) -> list[int]:

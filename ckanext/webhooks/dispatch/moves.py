@@ -354,7 +354,7 @@ _WHERE = """WHERE e.version IS NOT NULL AND e.sequence <= :since AND e.dataset_i
 # difference.resources, as here.
 _SEEN = f"""
     SELECT e.id, e.dataset_id, e.labels, e.facets,
-           EXISTS (
+           CAST(:user_id AS text) IS NOT NULL AND EXISTS (
                SELECT FROM webhooks_right r
                WHERE (r.user_id = CAST(:user_id AS text) OR r.user_id IS NULL)
                    AND (r.sequence IS NULL OR r.sequence > e.sequence)

@@ -107,14 +107,16 @@ _ABOUT = sa.text(
     SELECT d.id, d.webhook_id, d.topic, d.sequence, w.user_id,
            e.entity_type, e.entity_id, e.dataset_id,
            coalesce(e.version, source.version) AS version,
-           CASE WHEN s.next_labels IS NULL THEN jsonb_build_array(s.labels)
+           CASE WHEN s.user_id IS NULL THEN '[]'
+                WHEN s.next_labels IS NULL THEN jsonb_build_array(s.labels)
                 ELSE jsonb_build_array(s.labels, s.next_labels) END AS served,
-           EXISTS (SELECT FROM webhooks_event newer
+           -- Who is told nothing yet stands anew with the next event or look.
+           s.user_id IS NULL OR EXISTS (SELECT FROM webhooks_event newer
                    WHERE newer.dataset_id = e.dataset_id AND newer.version IS NOT NULL
                        AND newer.sequence IS NULL) AS is_waiting
     FROM webhooks_delivery d JOIN webhooks_event e ON e.id = d.event_id
         LEFT JOIN webhooks_event source ON source.id = e.source_id
-        JOIN webhooks w ON w.id = d.webhook_id JOIN webhooks_served s ON s.user_id = w.user_id
+        JOIN webhooks w ON w.id = d.webhook_id LEFT JOIN webhooks_served s ON s.user_id = w.user_id
     WHERE d.id = ANY(CAST(:ids AS bigint[]))
         AND (d.topic LIKE '%/create' OR d.topic LIKE '%/update')
     ORDER BY d.sequence, d.id

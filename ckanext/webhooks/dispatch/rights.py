@@ -189,7 +189,8 @@ def notice_rights() -> None:
 
 
 def _notice_rights(reading: Reading) -> None:
-    with connected() as connection, in_transaction(connection, _NUMBER_UNDER_LOCK):
+    values = {"notes": list(reading.notes)}
+    with connected() as connection, in_transaction(connection, _NUMBER_UNDER_LOCK, values):
         notice_again(connection, reading)
 
 
@@ -202,7 +203,8 @@ def notice_noted() -> None:
 
 
 def _notice_noted(reading: Reading) -> None:
-    with connected() as connection, in_transaction(connection, _NUMBER_UNDER_LOCK) as noted:
+    values = {"notes": list(reading.notes)}
+    with connected() as connection, in_transaction(connection, _NUMBER_UNDER_LOCK, values) as noted:
         if any(row.has_webhooks for row in noted):
             notice_again(connection, reading)
 
@@ -319,13 +321,14 @@ _IS_WAITING = sa.text(f"SELECT {_WAITS}")
 IS_UNNUMBERED = "EXISTS (SELECT FROM webhooks_right WHERE sequence IS NULL)"
 _IS_UNNUMBERED = sa.text(f"SELECT {IS_UNNUMBERED}")
 # One number for all, higher than that of any event which was captured so far: an event with a
-# higher one was not there before the right. So while something waits, there is none yet.
+# higher one was not there before the right. So while something waits, there is none yet. What
+# was noted since rights were read gets its own, and is read before that.
 _NUMBER_UNDER_LOCK = sa.text(
     f"""{BEGIN} {write.LOCK}
     WITH number AS MATERIALIZED (SELECT nextval('webhooks_event_order') AS next
                                  WHERE {IS_UNNUMBERED} AND NOT {_WAITS})
     UPDATE webhooks_right r SET sequence = number.next FROM number
-    WHERE r.sequence IS NULL
+    WHERE r.sequence IS NULL AND r.id = ANY(CAST(:notes AS bigint[]))
     RETURNING r.user_id IS NULL OR EXISTS (
         SELECT FROM webhooks w WHERE w.user_id = r.user_id AND w.state = 'active') AS has_webhooks
     """
@@ -343,8 +346,8 @@ _NOTES_AND_OWNERS = sa.text(
                coalesce((SELECT max(sequence) FROM webhooks_right), 0) AS number,
                {_WAITS} AS is_waiting
         FROM webhooks_right WHERE sequence IS NULL)
-    SELECT ids, number, is_waiting, CASE WHEN :always OR is_waiting THEN (
-               SELECT json_agg(json_build_array(user_id, sequence)) {owners.NOTED}) END AS noted,
+    SELECT ids, number, is_waiting, CASE WHEN :always OR is_waiting THEN (SELECT
+               json_agg(json_build_array(user_id, sequence, id)) {owners.NOTED}) END AS noted,
            NULL AS user_id, NULL AS labels, NULL AS next_labels FROM notes
     UNION ALL
     SELECT NULL, NULL, NULL, NULL, user_id, labels, next_labels FROM ({_OF_OWNERS}) owner

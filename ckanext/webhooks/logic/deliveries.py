@@ -204,12 +204,13 @@ def _of_event(event: Logged, delivery: Any, webhook: Any) -> tuple[str | None, s
     if labels is None:
         return None, tk._("What its receiver may see cannot be read at the moment"), False
     verb = delivery.topic.split("/")[1]
-    if event.is_told_again(delivery):
+    if event.is_old(delivery):
         how_much = replaced(model.Session.connection(), [event.row.id])[event.row.id]
-        what = event.sending_again(verb, labels, sight.since_of(webhook.user_id), how_much)
+        since, is_again = sight.since_of(webhook.user_id), event.is_told_again(delivery)
+        what = event.sending_old(verb, labels, since, how_much, is_again)
     else:
         what = event.sending(verb, labels)
-    if what is Sending.NOTHING:
+    if what in (Sending.NOTHING, Sending.NEWEST):
         note = tk._("What it said has been purged since, or its receiver may not see it any more")
         return None, note, False
     facts = message.facts_of(event.row, delivery, webhook.user_id, config.site_url(), what)

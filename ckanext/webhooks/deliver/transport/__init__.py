@@ -18,6 +18,7 @@ from ... import outbound
 from . import by_requests
 from .engine import Engine, Settings
 from .resolving import is_own
+from .target import NobodyTrusted, check_trust
 
 _ENGINES: dict[str, Callable[[Settings, int], Engine]] = {"requests": by_requests.RequestsEngine}
 try:
@@ -28,7 +29,15 @@ try:
 except ImportError:  # pycurl is not installed, or the libcurl that it was built for is not
     pass
 
-__all__ = ["Engine", "Settings", "engine_name", "is_own", "open_engine"]
+__all__ = [
+    "Engine",
+    "NobodyTrusted",
+    "Settings",
+    "check_trust",
+    "engine_name",
+    "is_own",
+    "open_engine",
+]
 
 
 def open_engine(settings: Settings, places: int = 0, name: str | None = None) -> Engine:

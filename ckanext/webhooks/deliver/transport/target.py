@@ -49,8 +49,7 @@ def target(url: str, settings: Settings) -> Target:
     :raises NobodyTrusted: it would go over TLS
     """
     addresses.check_url(url, settings.allowed_networks, is_own)
-    if not settings.has_certificates and "https" in map(_scheme, (url, settings.proxy or "")):
-        raise NobodyTrusted(words.NOBODY_TRUSTED)
+    check_trust(url, settings)
     prepared = requests.PreparedRequest()
     try:
         prepared.prepare_url(url, None)
@@ -60,6 +59,12 @@ def target(url: str, settings: Settings) -> Target:
     parts = urlsplit(written)
     host = str(parts.hostname).replace("%25", "%")  # a zone, as RFC 6874 writes it
     return Target(written, host, parts.port or addresses.DEFAULT_PORTS[parts.scheme])
+
+
+def check_trust(url: str, settings: Settings) -> None:
+    """:raises NobodyTrusted: it would go over TLS, and there is nothing to verify that by"""
+    if not settings.has_certificates and "https" in map(_scheme, (url, settings.proxy or "")):
+        raise NobodyTrusted(words.NOBODY_TRUSTED)
 
 
 def _scheme(url: str) -> str:

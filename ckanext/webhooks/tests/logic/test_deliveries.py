@@ -249,6 +249,25 @@ class TestShow:
         leave(organization, user)
         assert "Members only" not in json.dumps(shown(user))
 
+    def test_what_was_replaced_while_its_owner_was_away_is_not_shown(self, user):
+        """No worker ran in the meantime."""
+        organization = factories.Organization()
+        join(organization, user)
+        create(user, topic="dataset/update")
+        dataset = factories.Dataset(owner_org=organization["id"], private=True)
+        tell()
+        leave(organization, user)
+        call_action("package_patch", id=dataset["id"], title="Secret")
+        call_action("package_patch", id=dataset["id"], title="Mended")
+        join(organization, user)
+        tasks.work_once()
+        bodies = [
+            call(user, "webhook_delivery_show", id=row.id)["request"]["body"]
+            for row in stored("webhooks_delivery")
+        ]
+        assert any("Mended" in body for body in bodies if body)
+        assert not any("Secret" in body for body in bodies if body)
+
     def test_what_was_purged_is_not_shown(self, user, hook):
         dataset = factories.Dataset(title="To be purged")
         tell()
