@@ -15,7 +15,6 @@ import ctypes
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
 
@@ -27,33 +26,40 @@ def main(command: list[str]) -> int:
 
     :returns: its exit code, as a shell gives it
     """
+    pid = os.posix_spawnp(
+        command[0],
+        command,
+        os.environ,
+        # Both into the log; our own output is for the pid alone.
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, 2, 1),
+        ],
+        setsid=True,
+    )
+    print(pid, flush=True)
+    sys.stdout.close()
+    os.close(1)
+    return watch(pid)
+
+
+def watch(pid: int) -> int:
+    """Wait for the end of a child, and end it when standard input ends.
+
+    :returns: its exit code, as a shell gives it
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # only the end of the input counts
     # Orphans of the command become our children, so we find them.
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    child = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=sys.stderr,  # both into the log; our own output is for the pid alone
-        start_new_session=True,
-        preexec_fn=_default_signals,  # noqa: PLW1509 - this program has one thread
-    )
-    print(child.pid, flush=True)
-    sys.stdout.close()
-    os.close(1)
-    ended = os.pidfd_open(child.pid)
+    ended = os.pidfd_open(pid)
     ready, _, _ = select.select([0, ended], [], [])
     if ended not in ready:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-    code = child.wait()
+            os.killpg(pid, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     _kill_children()
     return code if code >= 0 else 128 - code
-
-
-def _default_signals() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def _kill_children() -> None:

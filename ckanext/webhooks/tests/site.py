@@ -33,7 +33,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any, Protocol
 
 from . import databases
 
@@ -123,6 +123,39 @@ def post_fork(server, worker):
 """
 
 
+class Guard(Protocol):
+    """What runs one command, and leaves nothing of it behind: see guard.py.
+
+    :ivar stdin: the command is killed when this is closed
+    :ivar stdout: says the command's pid first, and nothing where it could not be started
+    """
+
+    stdin: IO[bytes] | None
+    stdout: IO[bytes] | None
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+def start_own_guard(
+    command: list[str], folder: Path, env: Mapping[str, str], log: IO[bytes]
+) -> Guard:
+    return subprocess.Popen(
+        [sys.executable, "-I", str(GUARD), *command],
+        cwd=folder,
+        env=dict(env),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        start_new_session=True,
+    )
+
+
+# Tests put another here, which has imported CKAN already.
+start_guard: Callable[[list[str], Path, Mapping[str, str], IO[bytes]], Guard] = start_own_guard
+
+
 class SiteError(Exception):
     """The site, or a part of it, does not run; the message says what to do."""
 
@@ -141,20 +174,11 @@ class Process:
         self.log = folder / f"{name}.log"
         with open(self.log, "ab") as log:
             self._from = log.tell()  # what is before it is of an earlier process
-            self._guard = subprocess.Popen(
-                [sys.executable, "-I", str(GUARD), *command],
-                cwd=folder,
-                env=dict(env),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,
-            )
+            self._guard = start_guard(command, folder, env, log)
         assert self._guard.stdout is not None
-        with self._guard.stdout as stdout:
-            first = stdout.readline()
+        first = self._guard.stdout.readline()
         if not first:
-            self._guard.wait()
+            self._release()
             raise self.error("could not be started")
         self.pid = int(first)
 
@@ -199,8 +223,10 @@ class Process:
 
     def _release(self) -> None:
         assert self._guard.stdin is not None
+        assert self._guard.stdout is not None
         self._guard.stdin.close()
         self._guard.wait()
+        self._guard.stdout.close()
 
     def output(self) -> str:
         """What it has printed so far."""
