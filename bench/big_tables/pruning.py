@@ -15,7 +15,7 @@ from ckanext.webhooks import sweep
 
 RATE = 20.0  # events a second
 BEFORE = 20.0  # seconds of deliveries with nothing else
-AT_ONCE = 5.0  # seconds of them between two looks
+AT_ONCE = 5.0  # seconds of them between two looks, at most
 PATIENCE = 10.0  # seconds for the last of them to arrive
 # What who waits for an answer does not notice, milliseconds.
 MOST_WAIT = 100.0
@@ -59,11 +59,12 @@ class Pruned:
 def measure(stand: Stand, seconds: float = BEFORE) -> Pruned:
     """Prune by the retention of this process; the worker, with the site's own, drops nothing.
 
-    :param seconds: of deliveries before it
+    :param seconds: of deliveries before it, and no longer between two looks
     """
     address = stand.endpoints.address("good")
     execute(sa.text("UPDATE webhooks SET address = :address"), address=address)
     stand.start_worker()
+    between = min(AT_ONCE, seconds)
     before: list[float] = []
     while len(before) < 2:  # a percentile is of two or more
         before += _deliver(stand, time.monotonic() + seconds)
@@ -75,7 +76,7 @@ def measure(stand: Stand, seconds: float = BEFORE) -> Pruned:
         pruning.start()
         # At least one look, however little there is.
         while len(during) < 2 or pruning.is_alive():
-            during += _deliver(stand, time.monotonic() + AT_ONCE)
+            during += _deliver(stand, time.monotonic() + between)
         seconds = time.monotonic() - began
         waited, _transaction = locks.take()
     return Pruned(sum(counted), seconds, sorted(before), sorted(during), waited, _dead())

@@ -1,7 +1,8 @@
 """Nothing is lost, whatever breaks: real saves, real workers, faults at random, a ledger.
 
 python -m bench.chaos FOLDER [--seed N] [--minutes M] [--faults a,b] [--before COMMIT]
-    [--rest SECONDS] [--plant NAME] [--disk FOLDER] [--postgresql PID COMMAND…]
+    [--workers N] [--writers N] [--rest SECONDS] [--plant NAME] [--disk FOLDER]
+    [--postgresql PID COMMAND…]
 python -m bench.chaos FOLDER --web [--postgresql PID COMMAND…]
 """
 
@@ -12,8 +13,8 @@ import random
 import sys
 from pathlib import Path
 
-from bench.chaos import report, schedule, web
-from bench.chaos.run import REST, run
+from bench.chaos import report, schedule
+from bench.chaos.run import REST, WORKERS, WRITERS, run
 from bench.chaos.schedule import FAULTS
 from bench.chaos.stand import Database, extract_before
 from ckanext.webhooks.tests.site import SiteError
@@ -26,6 +27,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--faults", default=",".join(FAULTS), help="some of them, with commas")
     parser.add_argument("--before", default="HEAD~20", help="the commit of the version before")
+    parser.add_argument("--workers", type=int, default=WORKERS)
+    parser.add_argument("--writers", type=int, default=WRITERS, help="clients of CKAN's API")
     parser.add_argument("--rest", type=float, default=REST, help="seconds to come to rest in")
     parser.add_argument("--plant", default="", help="what the workers are without: see plants")
     parser.add_argument("--disk", type=Path, help="the database's, if it is a small one")
@@ -54,7 +57,17 @@ def main() -> None:
     moments = schedule.draw(given.seed, given.minutes * 60, sorted(names - skipped.keys()))
     count = sum(len(moment.faults) for moment in moments)
     _say(f"seed {given.seed}: {count} faults in {len(moments)} moments")
-    result = run(given.folder, moments, database, before, _say, given.rest, given.plant)
+    result = run(
+        given.folder,
+        moments,
+        database,
+        before,
+        _say,
+        given.rest,
+        given.plant,
+        given.workers,
+        given.writers,
+    )
     _say(*report.lines(result), "")
     failures = report.failures(result)
     _say(*([f"FAILED: {failure}" for failure in failures] or ["the books balance"]))
@@ -63,6 +76,8 @@ def main() -> None:
 
 def _measure_web(folder: Path, database: Database | None) -> bool:
     """Print a line for each state; tells whether all was saved and told."""
+    from bench.chaos import web  # CKAN, which a run has no use for
+
     _say(web.head())
     costs = []
     for cost in web.measure(folder, database):

@@ -21,7 +21,7 @@ from bench.chaos.stand import Database, Stand, await_ready, standing
 from ckanext.webhooks.tests.site import SiteError
 
 # As many saves a second as leave two cores some room for what is started anew.
-WRITERS, RATE = 3, 1.0
+WORKERS, WRITERS, RATE = 2, 3, 1.0
 # Seconds in which all must have come to rest when nothing is broken any more: the
 # last tries of stand.SCHEDULE, and the longest pauses of an endpoint's circuit.
 REST = 300.0
@@ -73,6 +73,8 @@ def run(
     said: Callable[[str], None],
     rest: float = REST,
     plant: str = "",
+    workers: int = WORKERS,
+    writers: int = WRITERS,
 ) -> Result:
     """Run a schedule.
 
@@ -81,8 +83,8 @@ def run(
     :param plant: a safeguard that the workers are without: see plants
     :raises SiteError: something does not even start
     """
-    with standing(folder, database, before, plant=plant) as stand:
-        writers = [stand.start_writer(number, RATE) for number in range(1, WRITERS + 1)]
+    with standing(folder, database, before, plant=plant, workers=workers) as stand:
+        writing = [stand.start_writer(number, RATE) for number in range(1, writers + 1)]
         happened = []
         try:
             for moment in moments:
@@ -90,8 +92,10 @@ def run(
                 said(str(happened[-1]))
             time.sleep(moments[-1].pause)
         finally:
-            for process in writers:
+            for process in writing:
                 process.kill()
+        if not plant:
+            _compare(stand)
         rested = _come_to_rest(stand, rest)
         receipts = stand.receipts()
         return Result(
@@ -99,7 +103,7 @@ def run(
             [first_after(receipts, h.ended) for h in happened],
             [stand.tables.caught_up(h.ended) for h in happened],
             _balance(stand, receipts, happened),
-            [o for process in writers for o in writer.read(process.log.with_suffix(".jsonl"))],
+            [o for process in writing for o in writer.read(process.log.with_suffix(".jsonl"))],
             stand.supervisor.deaths,
             rested,
         )
@@ -121,15 +125,18 @@ def _break(stand: Stand, moment: Moment) -> Happened:
     return Happened(moment, began, time.time(), failed)
 
 
-def _come_to_rest(stand: Stand, rest: float) -> float | None:
-    """Start the workers anew, each of which compares log and catalogue, as one does hourly.
+def _compare(stand: Stand) -> None:
+    """Start a worker anew, which compares log and catalogue, as one does hourly.
 
-    :returns: seconds until nothing was under way, None where that never came
+    The others are to go on with what they hold, whatever has befallen them.
     """
-    for name in stand.supervisor.names("worker"):
-        stand.supervisor.start_anew(name)
-    for name in stand.supervisor.names("worker"):
-        await_ready(stand.supervisor, name)
+    first, *_others = stand.supervisor.names("worker")
+    stand.supervisor.start_anew(first)
+    await_ready(stand.supervisor, first)
+
+
+def _come_to_rest(stand: Stand, rest: float) -> float | None:
+    """Give the seconds until nothing is under way, None where that never comes."""
     began = time.monotonic()
     quiet = 0
     # Thrice: what is found in comparing may come a little later.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 
@@ -77,7 +77,8 @@ class Moment:
 def draw(seed: int, seconds: float, names: Sequence[str]) -> list[Moment]:
     """Draw the schedule of a run.
 
-    Each fault comes once before any comes again.
+    Each fault comes once before any comes again. Where not even one moment has the time, it has
+    less of a pause.
 
     :param seconds: which it fills, as long as no process is slow to start
     :param names: of :data:`FAULTS`
@@ -89,6 +90,9 @@ def draw(seed: int, seconds: float, names: Sequence[str]) -> list[Moment]:
         if left < 0 and moments:
             break
         moments.append(moment)
+    if len(moments) == 1:
+        (moment,) = moments
+        moments = [replace(moment, pause=min(moment.pause, max(0.0, seconds - moment.lasts)))]
     return moments
 
 

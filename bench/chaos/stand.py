@@ -24,7 +24,6 @@ from bench.chaos.tables import Tables
 from ckanext.webhooks.tests.site import READY, Process, Site, SiteError, free_port
 
 ROOT = Path(__file__).parents[2]
-WORKERS = 2
 # As many tries as by default, with less time between them: the books are to be closed soon.
 SCHEDULE = "0 1 2 3 5 8 10 15 20 30"
 # Seconds for a worker to load CKAN; that takes 5, and much longer on a busy machine.
@@ -116,6 +115,7 @@ def standing(
     before: Path | None = None,
     wsgi: str = "",
     plant: str = "",
+    workers: int = 2,
 ) -> Iterator[Stand]:
     """Have everything run, until the end of the context.
 
@@ -147,7 +147,7 @@ def standing(
         disk = database.disk if database is not None else None
         stand = Stand(site, supervisor, tables, port, subscribers, disk, before)
         command, env = _planted(site, plant) if plant else (stand.worker, site.environment())
-        for number in range(1, WORKERS + 1):
+        for number in range(1, workers + 1):
             supervisor.keep(f"worker-{number}", command, env)
         for name in supervisor.names("worker"):
             await_ready(supervisor, name)

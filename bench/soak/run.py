@@ -25,8 +25,9 @@ from ckanext.webhooks import queue
 
 WEBHOOKS = 20
 OWNERS = 5
-# Seconds of an interval; a short run has as many, to show something.
+# Seconds of an interval; a short run has as many, to show something, but for the shortest.
 INTERVAL = 30.0
+SHORTEST = 1.0
 INTERVALS = 20
 # The retention, of the length of a run: reached in its first third.
 RETENTION = 1 / 6
@@ -116,7 +117,7 @@ def run(stand: Stand, seconds: float, rate: float) -> Result:
 def _figures(stand: Stand, seconds: float, rate: float, result: Result) -> Iterator[Figures]:
     told, saves = Told(), list[float]()
     ending = threading.Event()
-    interval = min(INTERVAL, seconds / INTERVALS)
+    interval = min(INTERVAL, max(SHORTEST, seconds / INTERVALS))
     threads = [
         threading.Thread(target=_commit, args=(stand, rate - SAVES, told, ending), name="commits"),
         threading.Thread(target=_save, args=(stand, _saved(seconds), saves, ending), name="saves"),
