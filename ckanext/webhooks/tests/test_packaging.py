@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from importlib.metadata import version
@@ -43,8 +44,13 @@ NEEDED = {
 
 
 def run(*command: str | Path) -> None:
+    done = tried(*command)
+    assert done.returncode == 0, done.stdout
+
+
+def tried(*command: str | Path) -> subprocess.CompletedProcess[str]:
     env = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONPATH")}
-    done = subprocess.run(
+    return subprocess.run(
         [str(word) for word in command],
         cwd=ROOT,
         env=env,
@@ -53,20 +59,34 @@ def run(*command: str | Path) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout
 
 
-def uv() -> str:
+def uv(*command: str | Path) -> None:
+    """Run uv, without asking the index for what this environment was made from a while ago."""
     found = shutil.which("uv") or shutil.which("uv", path=ROOT / ".dev" / "uv" / "bin")
     assert found, "uv is missing; bin/test brings it"
-    return found
+    if tried(found, *command, "--offline").returncode != 0:
+        run(found, *command)
+
+
+def lend_compiled(python: Path) -> None:
+    """Give an environment what Python has compiled of the same files of this one.
+
+    uv links both to the same files, and what is of others Python compiles itself.
+    """
+    ours = Path(sysconfig.get_path("purelib"))
+    theirs = python.parents[1] / ours.relative_to(sys.prefix)
+    for folder in ours.rglob("__pycache__"):
+        beside = theirs / folder.relative_to(ours).parent
+        if beside.is_dir():
+            shutil.copytree(folder, beside / folder.name, dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an sdist, and a wheel that was built from it."""
     folder = tmp_path_factory.mktemp("dist")
-    run(uv(), "build", "--python", sys.executable, "--out-dir", folder)
+    uv("build", "--python", sys.executable, "--out-dir", folder)
     return folder
 
 
@@ -85,10 +105,11 @@ def test_the_wheel_delivers_from_a_fresh_environment(built: Path, tmp_path: Path
     release = version("ckan")
     constraints = ROOT / "bin" / "constraints" / f"ckan-{release.rsplit('.', 1)[0]}.txt"
     python = tmp_path / "venv" / "bin" / "python"
-    run(uv(), "venv", "--python", sys.executable, tmp_path / "venv")
-    install = (uv(), "pip", "install", "--python", python)
-    run(*install, "--constraint", constraints, f"ckan[requirements]=={release}", wheel)
-    run(uv(), "pip", "check", "--python", python)
+    uv("venv", "--python", sys.executable, tmp_path / "venv")
+    install = ("pip", "install", "--python", python)
+    uv(*install, "--constraint", constraints, f"ckan[requirements]=={release}", wheel)
+    uv("pip", "check", "--python", python)
+    lend_compiled(python)
     with (
         Receiver() as receiver,
         Site(tmp_path / "site", python=str(python), plugins="webhooks") as site,
