@@ -84,12 +84,18 @@ def logged() -> Iterator[list[str]]:
     formatter, handler, root = logging.Formatter(), Kept(), logging.getLogger()
     loggers = [x for x in root.manager.loggerDict.values() if isinstance(x, logging.Logger)]
     before = [(x, x.disabled, x.level) for x in (*loggers, root)]
+    # Those of pytest and CKAN would lay each line out three times more.
+    others = [(other, other.level) for other in root.handlers]
+    for other, _level in others:
+        other.setLevel(logging.CRITICAL + 1)
     for one in (*loggers, root):
         one.disabled = False
         one.setLevel(logging.DEBUG if one is root else logging.NOTSET)
     root.addHandler(handler)
     yield lines
     root.removeHandler(handler)
+    for other, level in others:
+        other.setLevel(level)
     for one, disabled, level in before:
         one.disabled = disabled
         one.setLevel(level)
