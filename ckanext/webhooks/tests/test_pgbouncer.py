@@ -39,7 +39,7 @@ admin_users = {server.username}
 pool_mode = transaction
 default_pool_size = {pool}
 """
-SAVES = 40
+SAVES = 20
 
 
 class Pooler:

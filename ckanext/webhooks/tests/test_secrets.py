@@ -45,18 +45,21 @@ def spellings(value: bytes) -> Iterator[str]:
         yield written.decode().rstrip("=")
 
 
+def as_written(texts: set[str]) -> set[str]:
+    """Add what JSON makes of each."""
+    return texts | {json.dumps(one)[1:-1] for one in texts}
+
+
 PLANTED = {
-    "the secret": {*spellings(KEY), SECRET, *spellings(SECRET.encode())},
-    "the header": {TOKEN, *spellings(TOKEN.encode()), *spellings(HEADERS["X-Key"].encode())},
+    "the secret": as_written({*spellings(KEY), SECRET, *spellings(SECRET.encode())}),
+    "the header": as_written(
+        {TOKEN, *spellings(TOKEN.encode()), *spellings(HEADERS["X-Key"].encode())}
+    ),
 }
 
 
 def found_in(text: str) -> set[str]:
-    return {
-        what
-        for what, texts in PLANTED.items()
-        if any(one in text or json.dumps(one)[1:-1] in text for one in texts)
-    }
+    return {what for what, texts in PLANTED.items() if any(one in text for one in texts)}
 
 
 def everything_stored() -> str:
