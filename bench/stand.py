@@ -144,7 +144,7 @@ class Stand:
     """
 
     def __init__(self, folder: Path, options: Mapping[str, str] | None = None) -> None:
-        self.site = Site(folder, options=options)
+        self.site = Site(folder, plugins="webhooks", options=options)
         self.endpoints = Endpoints()
 
     def __enter__(self) -> Stand:

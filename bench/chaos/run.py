@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from bench.chaos.faults import BREAKING, LOSE_ANSWERS
 from bench.chaos.ledger import Balance, Disturbance, Receipt, balance, first_after
 from bench.chaos.schedule import Moment
 from bench.chaos.stand import Database, Stand, await_ready, standing
-from ckanext.webhooks.tests.site import SiteError
+from ckanext.webhooks.tests.site import Process, SiteError
 
 # As many saves a second as leave two cores some room for what is started anew.
 WORKERS, WRITERS, RATE = 2, 3, 1.0
@@ -86,6 +86,7 @@ def run(
     with standing(folder, database, before, plant=plant, workers=workers) as stand:
         writing = [stand.start_writer(number, RATE) for number in range(1, writers + 1)]
         happened = []
+        _await_writing(writing)
         try:
             for moment in moments:
                 happened.append(_break(stand, moment))
@@ -94,8 +95,7 @@ def run(
         finally:
             for process in writing:
                 process.kill()
-        if not plant:
-            _compare(stand)
+        _compare(stand)
         rested = _come_to_rest(stand, rest)
         receipts = stand.receipts()
         return Result(
@@ -123,6 +123,19 @@ def _break(stand: Stand, moment: Moment) -> Happened:
     except (SiteError, OSError, psutil.Error, psycopg2.Error) as error:
         failed = f"{type(error).__name__}: {error}"
     return Happened(moment, began, time.time(), failed)
+
+
+def _await_writing(writing: Collection[Process], timeout: float = 120.0) -> None:
+    """Wait until each writer has saved something, as a short run may be over before that.
+
+    :raises SiteError: one has not in so many seconds
+    """
+    deadline = time.monotonic() + timeout
+    for process in writing:
+        while not writer.read(process.log.with_suffix(".jsonl")):
+            if time.monotonic() > deadline or not process.alive:
+                raise process.error("saved nothing")
+            time.sleep(0.1)
 
 
 def _compare(stand: Stand) -> None:

@@ -19,6 +19,8 @@ import sys
 import time
 
 PR_SET_CHILD_SUBREAPER = 36
+# Only the end of the input counts.
+IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main(command: list[str]) -> int:
@@ -26,6 +28,7 @@ def main(command: list[str]) -> int:
 
     :returns: its exit code, as a shell gives it
     """
+    prepare()
     pid = os.posix_spawnp(
         command[0],
         command,
@@ -36,11 +39,25 @@ def main(command: list[str]) -> int:
             (os.POSIX_SPAWN_DUP2, 2, 1),
         ],
         setsid=True,
+        # Python ignores two more.
+        setsigdef=[*IGNORED, signal.SIGPIPE, signal.SIGXFSZ],
     )
-    print(pid, flush=True)
-    sys.stdout.close()
+    tell(pid)
     os.close(1)
     return watch(pid)
+
+
+def prepare() -> None:
+    """Take every orphan of a command that is started from now on for a child, and no signal."""
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def tell(number: int) -> None:
+    """Write a number to standard output, unless whoever reads it is gone."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, b"%d\n" % number)
 
 
 def watch(pid: int) -> int:
@@ -48,15 +65,13 @@ def watch(pid: int) -> int:
 
     :returns: its exit code, as a shell gives it
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # only the end of the input counts
-    # Orphans of the command become our children, so we find them.
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     ended = os.pidfd_open(pid)
     ready, _, _ = select.select([0, ended], [], [])
     if ended not in ready:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)  # it may not lead its group yet
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     _kill_children()
     return code if code >= 0 else 128 - code

@@ -3,7 +3,8 @@
 To import CKAN, the plugins and Celery takes three of the four seconds of a core that a worker
 takes to start, and the acceptance tests start CKAN some seventy times. Each command still is a
 process of its own, which reads its configuration, loads its plugins and makes its application as
-any other. The commands that tests give to a shell start as they do for everybody.
+any other; what it has in common with its like is memory, and the seed of Python's hashes. Commands
+of another environment, and those that tests give to a shell, start as they do for everybody.
 
 ``python -m ckanext.webhooks.tests.preloaded FD`` takes orders from a socket until that ends. For
 each it forks a guard (see guard.py), and that forks the command.
@@ -23,6 +24,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -31,6 +33,7 @@ from typing import IO, Any
 from . import guard
 from .site import Guard, start_own_guard
 
+ROOT = Path(__file__).parents[3]
 # What a worker imports once it knows its configuration.
 LATER = ("ckanext.activity.plugin", "ckanext.webhooks.plugin", "celery.bin.celery")
 # Of an order, in bytes: what a socket of Linux takes at once unless it is told otherwise is more.
@@ -48,12 +51,13 @@ class Preloaded:
         self, command: list[str], folder: Path, env: Mapping[str, str], log: IO[bytes]
     ) -> Guard:
         """Start a guard that runs a command: from here if that is a script of this Python."""
-        if not _is_script(command[0]):
+        if not _is_script(command[0]) or _of_its_start(env) != _of_its_start(os.environ):
             return start_own_guard(command, folder, env, log)
-        if self._orders is None:
-            self._begin()
+        if self._process is None or self._process.poll() is not None:
+            self._begin(log)
         assert self._orders is not None
         order = json.dumps([command, str(folder), dict(env)]).encode()
+        assert len(order) <= LONGEST_ORDER
         held, stdin = os.pipe()
         stdout, told = os.pipe()
         socket.send_fds(self._orders, [order], [held, told, log.fileno()])
@@ -61,13 +65,16 @@ class Preloaded:
         os.close(told)
         return Forked(open(stdin, "wb", 0), open(stdout, "rb", 0))
 
-    def _begin(self) -> None:
+    def _begin(self, log: IO[bytes]) -> None:
+        self.close()
         self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__, str(theirs.fileno())],
+                cwd=ROOT,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                stderr=log,
                 start_new_session=True,
             )
 
@@ -76,6 +83,7 @@ class Preloaded:
         if self._orders and self._process:
             self._orders.close()
             self._process.wait()
+            self._orders = self._process = None
 
 
 def _is_script(name: str) -> bool:
@@ -85,6 +93,16 @@ def _is_script(name: str) -> bool:
         return False
     with open(path, "rb") as file:
         return file.readline().rstrip() == f"#!{sys.executable}".encode()
+
+
+def _of_its_start(env: Mapping[str, str]) -> dict[str, str]:
+    """Give what a process reads as it starts, and a forked one has from where it was forked."""
+    read = ("PYTHON", "LD_", "LC_", "LANG", "TZ")
+    return {
+        name: value
+        for name, value in env.items()
+        if name.startswith(read) and name != "PYTHONUNBUFFERED"  # as these are anyway
+    }
 
 
 class Forked:
@@ -98,6 +116,7 @@ class Forked:
         self.stdin = stdin
         self.stdout = stdout
         self._code: int | None = None
+        self._lock = threading.Lock()
 
     def poll(self) -> int | None:
         return self._read(0)
@@ -110,11 +129,16 @@ class Forked:
         return code
 
     def _read(self, timeout: float | None) -> int | None:
-        if self._code is None and select.select([self.stdout], [], [], timeout)[0]:
-            # Without one the guard was killed.
-            self._code = int(self.stdout.readline() or 128 + signal.SIGKILL)
-            self.stdout.close()
-        return self._code
+        with self._lock:
+            if self._code is None and self._is_told(timeout):
+                # Without one the guard was killed.
+                self._code = int(self.stdout.readline() or 128 + signal.SIGKILL)
+            return self._code
+
+    def _is_told(self, timeout: float | None) -> bool:
+        waiting = select.poll()
+        waiting.register(self.stdout, select.POLLIN)
+        return bool(waiting.poll(None if timeout is None else max(0.0, timeout) * 1000))
 
 
 def main(orders: socket.socket) -> None:
@@ -175,18 +199,28 @@ def _guard(order: bytes, files: list[int]) -> list[str]:
     for ours, file in enumerate(files):
         os.dup2(file, ours)
         os.close(file)
+    guard.prepare()
+    begun, beginning = os.pipe()
     pid = os.fork()
     if pid == 0:
         _become(folder, env)
+        os.close(begun)
+        os.close(beginning)
         return command
-    os.write(1, b"%d\n" % pid)
-    os.write(1, b"%d\n" % guard.watch(pid))
+    os.close(beginning)
+    os.read(begun, 1)  # nothing, once it has the session by which it is killed
+    os.close(begun)
+    guard.tell(pid)
+    guard.tell(guard.watch(pid))
     os._exit(0)
 
 
 def _become(folder: str, env: Mapping[str, str]) -> None:
     """Make of this process what a program that was started has."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
@@ -196,7 +230,8 @@ def _become(folder: str, env: Mapping[str, str]) -> None:
     os.dup2(2, 1)
     for name, number in (("stdout", 1), ("stderr", 2)):
         raw: Any = open(number, "wb", 0, closefd=False)  # noqa: SIM115 - for as long as it runs
-        text = io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True)
+        like = getattr(sys, name)
+        text = io.TextIOWrapper(raw, like.encoding, like.errors, write_through=True)
         setattr(sys, name, text)
         setattr(sys, f"__{name}__", text)
 

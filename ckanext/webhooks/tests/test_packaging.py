@@ -61,12 +61,16 @@ def tried(*command: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def uv(*command: str | Path) -> None:
-    """Run uv, without asking the index for what this environment was made from a while ago."""
+def uv() -> str:
     found = shutil.which("uv") or shutil.which("uv", path=ROOT / ".dev" / "uv" / "bin")
     assert found, "uv is missing; bin/test brings it"
-    if tried(found, *command, "--offline").returncode != 0:
-        run(found, *command)
+    return found
+
+
+def run_offline_first(*command: str | Path) -> None:
+    """Run uv, without asking the index for what this environment was made from a while ago."""
+    if tried(*command, "--offline").returncode != 0:
+        run(*command)
 
 
 def lend_compiled(python: Path) -> None:
@@ -79,14 +83,16 @@ def lend_compiled(python: Path) -> None:
     for folder in ours.rglob("__pycache__"):
         beside = theirs / folder.relative_to(ours).parent
         if beside.is_dir():
-            shutil.copytree(folder, beside / folder.name, dirs_exist_ok=True)
+            # What another process is just compiling has a name of its own until it is whole.
+            ignored = shutil.ignore_patterns("*.pyc.*")
+            shutil.copytree(folder, beside / folder.name, ignore=ignored, dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an sdist, and a wheel that was built from it."""
     folder = tmp_path_factory.mktemp("dist")
-    uv("build", "--python", sys.executable, "--out-dir", folder)
+    run_offline_first(uv(), "build", "--python", sys.executable, "--out-dir", folder)
     return folder
 
 
@@ -105,10 +111,12 @@ def test_the_wheel_delivers_from_a_fresh_environment(built: Path, tmp_path: Path
     release = version("ckan")
     constraints = ROOT / "bin" / "constraints" / f"ckan-{release.rsplit('.', 1)[0]}.txt"
     python = tmp_path / "venv" / "bin" / "python"
-    uv("venv", "--python", sys.executable, tmp_path / "venv")
-    install = ("pip", "install", "--python", python)
-    uv(*install, "--constraint", constraints, f"ckan[requirements]=={release}", wheel)
-    uv("pip", "check", "--python", python)
+    run(uv(), "venv", "--python", sys.executable, tmp_path / "venv")
+    install = (uv(), "pip", "install", "--python", python)
+    run_offline_first(
+        *install, "--constraint", constraints, f"ckan[requirements]=={release}", wheel
+    )
+    run(uv(), "pip", "check", "--python", python)
     lend_compiled(python)
     with (
         Receiver() as receiver,

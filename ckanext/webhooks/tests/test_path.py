@@ -455,9 +455,14 @@ def test_a_worker_killed_in_flight_delivers_in_the_end(site, ckan, receiver, wor
     assert topics_of(receiver.requests, dataset["id"]) == ["dataset/create"]
 
 
-def test_workers_and_passes_at_the_same_time_send_nothing_twice(site, ckan, receiver, worker, hook):
+def test_workers_and_passes_at_the_same_time_send_nothing_twice(
+    site, ckan, receiver, worker, hook, monkeypatch
+):
     dataset = new_dataset(ckan)
-    start_worker(site)
+    with monkeypatch.context() as patched:
+        # One whose sets are in another order than those of the first.
+        patched.setattr(site_module, "start_guard", start_own_guard)
+        start_worker(site)
     passing = threading.Thread(target=site.ckan, args=("webhooks", "deliver"))
     passing.start()
     for n in range(30):

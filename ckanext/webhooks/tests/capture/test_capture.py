@@ -21,7 +21,11 @@ from ...capture import content, listeners, touched
 from ...model import Event
 from ..callers import execute
 
-pytestmark = pytest.mark.usefixtures("webhooks_db")
+pytestmark = [
+    pytest.mark.usefixtures("webhooks_db"),
+    # CKAN shows a dataset as its index has it, if that is not older.
+    pytest.mark.ckan_config("ckan.search.solr_commit", True),
+]
 
 
 def log_rows(dataset_id: str | None = None):

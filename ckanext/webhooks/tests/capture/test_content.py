@@ -15,7 +15,11 @@ from ...capture import content
 from ...plugin import WebhooksPlugin
 from ..callers import ADDRESS, call, create, execute, join, stored
 
-pytestmark = pytest.mark.usefixtures("webhooks_db")
+pytestmark = [
+    pytest.mark.usefixtures("webhooks_db"),
+    # CKAN shows a dataset as its index has it, if that is not older.
+    pytest.mark.ckan_config("ckan.search.solr_commit", True),
+]
 
 PLANTED = "planted@example.org"
 anonymous = pytest.mark.ckan_config("ckanext.webhooks.content", "anonymous")

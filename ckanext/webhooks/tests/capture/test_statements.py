@@ -15,7 +15,11 @@ from ckan.tests.helpers import call_action
 from ...capture import content, listeners, touched
 from .test_capture import as_sysadmin, forget_log, log_rows
 
-pytestmark = pytest.mark.usefixtures("webhooks_db")
+pytestmark = [
+    pytest.mark.usefixtures("webhooks_db"),
+    # CKAN shows a dataset as its index has it, if that is not older.
+    pytest.mark.ckan_config("ckan.search.solr_commit", True),
+]
 
 RESOURCES = [{"url": "http://example.com/a"}, {"url": "http://example.com/b"}]
 

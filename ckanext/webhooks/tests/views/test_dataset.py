@@ -10,7 +10,11 @@ from ...logic import told
 from ..callers import call, create, join
 from ..logic.test_deliveries import end, tell
 
-pytestmark = pytest.mark.usefixtures("webhooks_db")
+pytestmark = [
+    pytest.mark.usefixtures("webhooks_db"),
+    # CKAN shows a dataset as its index has it, if that is not older.
+    pytest.mark.ckan_config("ckan.search.solr_commit", True),
+]
 
 
 @pytest.fixture
