@@ -134,6 +134,11 @@ def test_drafts_are_nobodys_until_they_are_active():
     assert log_rows()[-1].content is None
 
 
+def test_an_organization_is_no_dataset():
+    call_action("organization_create", name="health", context=as_sysadmin())
+    assert log_rows() == []
+
+
 def test_labels_are_those_of_before_and_after():
     organization = factories.Organization()
     member = f"member-{organization['id']}"
