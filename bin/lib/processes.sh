@@ -84,6 +84,7 @@ stop_all() {
     stop child
     stop lint
     stop jars
+    stop compiled
     stop environments
     stop site
     stop solr
