@@ -84,7 +84,6 @@ stop_all() {
     stop child
     stop lint
     stop jars
-    stop compiled
     stop environments
     stop site
     stop solr
