@@ -38,8 +38,8 @@ TOPICS = {
 }
 
 # Kills the web process at a chosen moment of a transaction that holds an event
-# row, or on a busy machine the note that it could not be written in time: after our
-# listener wrote it, or after the commit and before our nudge. Or plants a bug in capture.
+# row: after our listener wrote it, or after the commit and before our nudge. Or
+# plants a bug in capture.
 FAULTS = """
 import os
 import signal
@@ -50,8 +50,7 @@ from ckanext.webhooks.capture import record
 
 here = os.path.dirname(os.path.abspath(__file__))
 written = sqlalchemy.text(
-    "SELECT (SELECT count(*) FROM webhooks_event WHERE transaction_id = txid_current())"
-    " + (SELECT count(*) FROM webhooks_missed WHERE missed_at = now())"
+    "SELECT count(*) FROM webhooks_event WHERE transaction_id = txid_current()"
 )
 
 
@@ -259,7 +258,9 @@ def test_a_process_killed_before_the_commit_tells_nothing(site, ckan, receiver, 
     with pytest.raises(requests.ConnectionError):
         ckan.action.package_patch(id=dataset["id"], title="never committed")
     assert not (site.folder / "die-before-commit").exists(), "the process was killed"
-    assert ckan.action.package_show(id=dataset["id"])["title"] == "a"
+    # CKAN may have put it into its index before the commit that never came.
+    sql = "SELECT title FROM package WHERE id = %s"
+    assert rows(site, sql, dataset["id"]) == [("a",)]
     assert topics_of(receiver.settle(3.0), dataset["id"]) == ["dataset/create"]
 
 
