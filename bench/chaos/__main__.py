@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 
 from bench.chaos import report, schedule
-from bench.chaos.run import REST, WORKERS, WRITERS, run
+from bench.chaos.run import REST, WRITERS, run
 from bench.chaos.schedule import FAULTS
-from bench.chaos.stand import Database, extract_before
+from bench.chaos.stand import WORKERS, Database, extract_before
 from ckanext.webhooks.tests.site import SiteError
 
 

@@ -17,11 +17,11 @@ from bench.chaos import writer
 from bench.chaos.faults import BREAKING, LOSE_ANSWERS
 from bench.chaos.ledger import Balance, Disturbance, Receipt, balance, first_after
 from bench.chaos.schedule import Moment
-from bench.chaos.stand import Database, Stand, await_ready, standing
+from bench.chaos.stand import WORKERS, Database, Stand, await_ready, standing
 from ckanext.webhooks.tests.site import Process, SiteError
 
 # As many saves a second as leave two cores some room for what is started anew.
-WORKERS, WRITERS, RATE = 2, 3, 1.0
+WRITERS, RATE = 3, 1.0
 # Seconds in which all must have come to rest when nothing is broken any more: the
 # last tries of stand.SCHEDULE, and the longest pauses of an endpoint's circuit.
 REST = 300.0

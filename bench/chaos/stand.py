@@ -24,6 +24,7 @@ from bench.chaos.tables import Tables
 from ckanext.webhooks.tests.site import READY, Process, Site, SiteError, free_port
 
 ROOT = Path(__file__).parents[2]
+WORKERS = 2
 # As many tries as by default, with less time between them: the books are to be closed soon.
 SCHEDULE = "0 1 2 3 5 8 10 15 20 30"
 # Seconds for a worker to load CKAN; that takes 5, and much longer on a busy machine.
@@ -115,7 +116,7 @@ def standing(
     before: Path | None = None,
     wsgi: str = "",
     plant: str = "",
-    workers: int = 2,
+    workers: int = WORKERS,
 ) -> Iterator[Stand]:
     """Have everything run, until the end of the context.
 
